@@ -1,0 +1,11 @@
+"""Wall-clock time, as a thing that is handed in, so that a test can hold it still."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], datetime]
+
+
+def now() -> datetime:
+    """The time, aware, in UTC, to the second: what the API shows and the store keeps."""
+    return datetime.now(UTC).replace(microsecond=0)
