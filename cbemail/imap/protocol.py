@@ -79,6 +79,10 @@ class UidSet:
 # ---- what a server says (produced by `parser`)
 
 
+class ImapSyntaxError(ValueError):
+    """The server sent what is no IMAP, or more of it than we hold: the connection is of no use."""
+
+
 # A parsed IMAP value: an atom, number or string is ``bytes`` as it stood on the wire (quotes and escapes undone,
 # a literal's octets as they are), NIL is ``None``, a parenthesised list is a ``list`` of values.
 Value = Any
@@ -110,22 +114,29 @@ class Untagged(Struct, frozen=True):
     """``* [number] NAME values``: any untagged response that is no status, e.g. EXISTS, FETCH, LIST, SEARCH.
 
     ``values`` is what stood behind the name: for FETCH ``[[b"UID", b"7", b"FLAGS", [b"\\\\Seen"], …]]``.
+    ``defect`` is only for a FETCH whose values are no IMAP: one message is unreadable, the connection is not.
     """
 
     name: str
     number: int | None = None
     values: list[Value] = []
+    defect: str | None = None
 
 
 Response = StatusResponse | Continuation | Untagged
 
 
 class ListData(Struct, frozen=True):
-    """One LIST or LSUB response (RFC 9051 7.3.1). ``attributes`` keep the server's spelling."""
+    """One LIST or LSUB response (RFC 9051 7.3.1).
+
+    ``spelling`` is the name's own octets where modified UTF-7 of ``path`` is not they (raw UTF-8, a bare ``&``):
+    ``wire.mailbox(path, spelling)`` names the folder again the way the server does. Elsewhere it is None.
+    """
 
     path: FolderPath
     delimiter: str | None
     attributes: frozenset[str]  # lower-case, e.g. "\\noselect", "\\haschildren", "\\sent"
+    spelling: bytes | None = None
 
 
 class StatusData(Struct, frozen=True):
@@ -136,6 +147,21 @@ class StatusData(Struct, frozen=True):
     unseen: int | None = None
     uid_next: int | None = None
     uid_validity: int | None = None
+
+
+class ESearchData(Struct, frozen=True):
+    """One ESEARCH response (RFC 9051 7.3.4); a number the server did not give is None.
+
+    ``all`` stays first-last ranges: a server may name four thousand million UIDs in a dozen octets. It is empty
+    where nothing was found, and where it was not asked for.
+    """
+
+    tag: str | None = None
+    uid: bool = False  # the numbers are UIDs, not sequence numbers
+    min: int | None = None
+    max: int | None = None
+    count: int | None = None
+    all: tuple[tuple[int, int], ...] = ()
 
 
 class SelectData(Struct):
@@ -184,8 +210,9 @@ class Appended(Struct, frozen=True):
 class Part(Struct, frozen=True):
     """One node of a BODYSTRUCTURE tree (RFC 9051 7.5.2). Strings as the server sent them, still encoded.
 
-    ``id`` is the section part specifier (RFC 9051 6.4.5): ``"1"``, ``"2.1"``; the root of a multipart message has
-    the empty id. Type, subtype, encoding, disposition and parameter names are lower-case.
+    ``id`` is the section part specifier (RFC 9051 6.4.5): ``"1"``, ``"2.1"``; a multipart that is the whole body
+    of a message, outermost or attached, has no number of its own and the empty id. Type, subtype, encoding,
+    disposition and parameter names are lower-case.
     """
 
     id: str

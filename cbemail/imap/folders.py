@@ -1,0 +1,194 @@
+"""What is done with mailboxes as a whole: options in, data out (RFC 9051 section 6.3)."""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.messages import select
+from cbemail.imap.parser import list_data, status_data
+from cbemail.imap.protocol import INBOX, FolderPath, ListData, StatusData
+from cbemail.imap.wire import Command, mailbox
+
+_ITEMS = b"(MESSAGES UNSEEN UIDNEXT UIDVALIDITY)"
+STATUS_FLIGHT = 50  # STATUS commands on their way at once, where the server has no LIST-STATUS
+
+
+class Listing(Struct, frozen=True):
+    """All mailboxes of an account, and what STATUS tells of those that were asked about and can be selected."""
+
+    folders: tuple[ListData, ...]
+    subscribed: frozenset[FolderPath]
+    status: dict[FolderPath, StatusData]
+
+
+async def list_folders(connection: ImapConnection, *, counts: bool) -> Listing:
+    """Every mailbox; with ``counts`` the number of messages of each, in one command where LIST-STATUS is offered."""
+    if "LIST-EXTENDED" in connection.capabilities:
+        returning = [b"SUBSCRIBED", b"CHILDREN"]
+        if "SPECIAL-USE" in connection.capabilities:
+            returning.append(b"SPECIAL-USE")
+        if counts and "LIST-STATUS" in connection.capabilities:
+            returning.append(b"STATUS " + _ITEMS)
+        arguments = (b'""', b'"*"', b"RETURN (" + b" ".join(returning) + b")")
+        completion = await connection.run_one(Command("LIST", arguments))
+        folders = _listed(completion, "LIST")
+        subscribed = frozenset(f.path for f in folders if "\\subscribed" in f.attributes)
+        status = _status(completion)
+    else:
+        listed, lsub = await connection.run(
+            Command("LIST", (b'""', b'"*"')), Command("LSUB", (b'""', b'"*"'))
+        )
+        folders = _listed(listed.require_ok(), "LIST")
+        subscribed = frozenset(f.path for f in _listed(lsub, "LSUB"))
+        status = {}
+    if counts:
+        missing = [f.path for f in folders if selectable(f) and f.path not in status]
+        status |= await _ask_status(connection, missing)
+    return Listing(tuple(folders), subscribed, status)
+
+
+def selectable(folder: ListData) -> bool:
+    return not {"\\noselect", "\\nonexistent"} & folder.attributes
+
+
+def _listed(completion: Completion, name: str) -> list[ListData]:
+    """Each path once: some servers list INBOX twice, under two namespaces."""
+    by_path = {folder.path: folder for folder in map(list_data, completion.untagged(name))}
+    return list(by_path.values())
+
+
+def _status(completion: Completion) -> dict[FolderPath, StatusData]:
+    return {told.path: told for told in map(status_data, completion.untagged("STATUS"))}
+
+
+async def _ask_status(
+    connection: ImapConnection, paths: Sequence[FolderPath]
+) -> dict[FolderPath, StatusData]:
+    """STATUS of each. One that is refused (deleted meanwhile, no permission) is left out, and fails no other."""
+    status: dict[FolderPath, StatusData] = {}
+    for start in range(0, len(paths), STATUS_FLIGHT):
+        flight = paths[start : start + STATUS_FLIGHT]
+        commands = [Command("STATUS", (mailbox(path), _ITEMS)) for path in flight]
+        for path, completion in zip(flight, await connection.run(*commands), strict=True):
+            for told in _status(completion).values() if completion.ok else ():
+                status[path] = told
+    return status
+
+
+async def create_folder(connection: ImapConnection, path: FolderPath) -> None:
+    """CREATE and SUBSCRIBE, so that other clients show it too."""
+    await connection.run_one(Command("CREATE", (mailbox(path),)))
+    await connection.run(Command("SUBSCRIBE", (mailbox(path),)))
+
+
+async def rename_folder(connection: ImapConnection, path: FolderPath, to: FolderPath) -> None:
+    """RENAME, and the subscription with it: RFC 9051 6.3.6 leaves it at the old name."""
+    await _leave(connection, path)
+    await connection.run_one(Command("RENAME", (mailbox(path), mailbox(to))))
+    await connection.run(
+        Command("UNSUBSCRIBE", (mailbox(path),)), Command("SUBSCRIBE", (mailbox(to),))
+    )
+
+
+async def delete_folder(connection: ImapConnection, path: FolderPath) -> None:
+    """DELETE and UNSUBSCRIBE."""
+    await _leave(connection, path)
+    await connection.run_one(Command("DELETE", (mailbox(path),)))
+    await connection.run(Command("UNSUBSCRIBE", (mailbox(path),)))
+
+
+async def subscribe_folder(
+    connection: ImapConnection, path: FolderPath, *, subscribed: bool
+) -> None:
+    verb = "SUBSCRIBE" if subscribed else "UNSUBSCRIBE"
+    await connection.run_one(Command(verb, (mailbox(path),)))
+
+
+async def _leave(connection: ImapConnection, path: FolderPath) -> None:
+    """A mailbox that is selected cannot safely be deleted or renamed. CLOSE would expunge: UNSELECT (RFC 3691), or
+    select another."""
+    if connection.selected is None or connection.selected.path != path:
+        return
+    if "UNSELECT" in connection.capabilities:
+        connection.selected = None
+        await connection.run_one(Command("UNSELECT"))
+    else:
+        await select(connection, INBOX)
+
+
+# ---- roles
+
+Role = str  # inbox, sent, drafts, trash, junk, archive, all, flagged
+
+# RFC 6154 special-use attributes; Gmail's older spellings among them.
+_ATTRIBUTES = {
+    "\\sent": "sent",
+    "\\drafts": "drafts",
+    "\\trash": "trash",
+    "\\junk": "junk",
+    "\\spam": "junk",
+    "\\archive": "archive",
+    "\\all": "all",
+    "\\allmail": "all",
+    "\\flagged": "flagged",
+    "\\starred": "flagged",
+}
+
+# Names in use where a server has no SPECIAL-USE, the usual first: mail clients made these folders in their language.
+_NAMES: dict[Role, tuple[str, ...]] = {
+    "sent": (
+        "sent", "sent items", "sent messages", "sent mail", "gesendet", "gesendete objekte", "gesendete elemente",
+        "envoyés", "éléments envoyés", "messages envoyés", "enviados", "elementos enviados", "itens enviados",
+        "inviati", "posta inviata", "verzonden", "verzonden items", "wysłane", "elementy wysłane", "отправленные",
+        "odeslané", "skickat", "sendt", "lähetetyt", "已发送", "送信済み",
+    ),
+    "drafts": (
+        "drafts", "draft", "entwürfe", "brouillons", "borradores", "rascunhos", "bozze", "concepten", "szkice",
+        "kopie robocze", "черновики", "koncepty", "utkast", "kladder", "luonnokset", "草稿箱", "下書き",
+    ),
+    "trash": (
+        "trash", "deleted items", "deleted messages", "deleted", "bin", "papierkorb", "gelöschte elemente",
+        "gelöschte objekte", "corbeille", "éléments supprimés", "papelera", "elementos eliminados", "lixeira",
+        "itens excluídos", "cestino", "posta eliminata", "prullenbak", "verwijderde items", "kosz", "elementy usunięte",
+        "корзина", "удаленные", "koš", "papperskorgen", "papirkurv", "roskakori", "已删除", "ゴミ箱",
+    ),
+    "junk": (
+        "junk", "spam", "junk e-mail", "junk email", "bulk mail", "unerwünscht", "spamverdacht", "courrier indésirable",
+        "indésirables", "correo no deseado", "lixo eletrônico", "posta indesiderata", "ongewenste e-mail",
+        "wiadomości-śmieci", "спам", "nevyžádaná pošta", "skräppost", "roskaposti", "垃圾邮件", "迷惑メール",
+    ),
+    "archive": (
+        "archive", "archives", "archiv", "archivio", "archivo", "arquivo", "archief", "archiwum", "архив", "arkiv",
+    ),
+}  # fmt: skip
+
+
+def assign_roles(folders: Iterable[ListData]) -> dict[FolderPath, Role]:
+    """Which folder is which: by attribute where the server tells, else by the names mail clients use. A role goes to
+    one folder only, and one told by the server is never overruled by a name."""
+    listed = [folder for folder in folders if selectable(folder)]
+    roles: dict[FolderPath, Role] = {f.path: "inbox" for f in listed if f.path.upper() == INBOX}
+    taken = {"inbox"}
+    for folder in listed:
+        role = next((r for a, r in _ATTRIBUTES.items() if a in folder.attributes), None)
+        if role is not None and role not in taken and folder.path not in roles:
+            roles[folder.path] = role
+            taken.add(role)
+    by_name: dict[str, FolderPath] = {}
+    for folder in sorted(listed, key=lambda f: len(f.path), reverse=True):  # the shortest path wins
+        by_name[leaf_name(folder).casefold()] = folder.path
+    for role, names in _NAMES.items():
+        if role not in taken:
+            path = next(
+                (by_name[n] for n in names if by_name.get(n, INBOX) not in roles and n in by_name),
+                None,
+            )
+            if path is not None:
+                roles[path] = role
+    return roles
+
+
+def leaf_name(folder: ListData) -> str:
+    """The last level of the folder's path."""
+    return folder.path.rsplit(folder.delimiter, 1)[-1] if folder.delimiter else folder.path
