@@ -1,0 +1,210 @@
+"""One mail transaction (RFC 5321 3.3): MAIL, RCPT, DATA, body, final dot, and what became of it.
+
+The phase is the point. Before the final dot a lost connection loses nothing; after it, only a reply can tell.
+"""
+
+from contextlib import suppress
+
+from cbemail.smtp.channel import ChannelBroken, SmtpChannel
+from cbemail.smtp.envelope import (
+    Envelope,
+    Extensions,
+    mail_command,
+    normalise,
+    rcpt_command,
+    stuff_dots,
+)
+from cbemail.smtp.outcome import (
+    Accepted,
+    Interruption,
+    NotSent,
+    Outcome,
+    Refused,
+    RefusedRecipient,
+    Uncertain,
+)
+from cbemail.smtp.replies import Phase, Reply, classify
+from cbemail.smtp.timeouts import Timeouts
+
+_DATA = b"DATA\r\n"
+_FINAL_DOT = b".\r\n"
+_GO_AHEAD = 354
+_PIECE = (
+    64 * 1024
+)  # octets of body written at a time; what fits goes out together with its final dot
+
+# The service is closing (RFC 5321 3.8), or the server and we disagree on where we are: nothing more on this channel.
+_LAST_WORDS = {421, 503}
+
+_TOO_BIG = Reply(552, "5.3.4")  # RFC 1870 6.1: what the server would say, had we bothered it
+_NO_SMTPUTF8 = Reply(553, "5.6.7")  # RFC 6531 3.5
+
+
+class _ServiceClosing(Exception):
+    """421, which may come in place of any reply, and after which the other replies do not come."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.code)
+        self.reply = reply
+
+
+class Transaction:
+    """Runs once, on a channel between commands. ``phase`` may be read at any time, also after a cancellation."""
+
+    def __init__(
+        self, channel: SmtpChannel, extensions: Extensions, timeouts: Timeouts, envelope: Envelope
+    ) -> None:
+        self._channel = channel
+        self._extensions = extensions
+        self._timeouts = timeouts
+        self._envelope = envelope
+        self._accepted: list[str] = []
+        self._refused: list[RefusedRecipient] = []
+        self.phase = Phase.MAIL
+
+    async def run(self) -> Outcome:
+        """See `SubmissionConnection.submit`."""
+        content = normalise(self._envelope.content)
+        mail, rcpts = self._commands(len(content))
+        impossible = self._impossible(len(content))
+        if impossible is not None:
+            return self._refuse(impossible)
+        try:
+            refused = await self._announce(mail, rcpts)
+            return refused or await self._deliver(stuff_dots(content))
+        except _ServiceClosing as closing:
+            return self._refuse(closing.reply)
+        except ChannelBroken as broken:
+            return self._broken_off(broken.reason)
+
+    # ---- before the first octet
+
+    def _commands(self, size: int) -> tuple[bytes, list[bytes]]:
+        envelope = self._envelope
+        if not envelope.recipients:
+            raise ValueError("no recipient")
+        return (
+            mail_command(envelope, size, self._extensions),
+            [rcpt_command(each, smtputf8=envelope.smtputf8) for each in envelope.recipients],
+        )
+
+    def _impossible(self, size: int) -> Reply | None:
+        limit = self._extensions.max_size
+        if limit is not None and size > limit:
+            return _TOO_BIG
+        if self._envelope.smtputf8 and not self._extensions.smtputf8:
+            return _NO_SMTPUTF8
+        return None
+
+    # ---- the envelope
+
+    async def _announce(self, mail: bytes, rcpts: list[bytes]) -> Refused | None:
+        """MAIL, RCPT and DATA; in one write where the server can (RFC 2920), in one row of replies either way."""
+        if self._extensions.pipelining:
+            self._channel.send(b"".join([mail, *rcpts, _DATA]), replies=len(rcpts) + 2)
+        reply = await self._ask(Phase.MAIL, mail)
+        if reply.negative:
+            return await self._refuse_ahead(reply, unread=len(rcpts) + 1)
+        for address, rcpt in zip(self._envelope.recipients, rcpts, strict=True):
+            reply = await self._ask(Phase.RCPT, rcpt)
+            if reply.positive:
+                self._accepted.append(address)
+            else:
+                self._refused.append(self._refusal(address, reply))
+        if not self._accepted:
+            # One temporary refusal among final ones makes the whole worth another try: the lowest code speaks.
+            lowest = min((each.reply for each in self._refused), key=lambda reply: reply.code)
+            return await self._refuse_ahead(lowest, unread=1)
+        reply = await self._ask(Phase.DATA, _DATA)
+        return self._refuse(reply) if reply.negative else None
+
+    async def _ask(self, phase: Phase, command: bytes) -> Reply:
+        self.phase = phase
+        if not self._extensions.pipelining:
+            self._channel.send(command, replies=1)
+        in_data = phase is Phase.DATA
+        reply = await self._channel.reply(
+            self._timeouts.data if in_data else self._timeouts.command
+        )
+        if reply.code == 421:
+            raise _ServiceClosing(reply)
+        agreed = reply.code == _GO_AHEAD if in_data else reply.positive
+        if not (agreed or reply.negative):
+            raise self._channel.fail(Interruption.GARBLED)
+        return reply
+
+    async def _refuse_ahead(self, reply: Reply, *, unread: int) -> Refused:
+        """A refusal with DATA perhaps already on its way: its reply is the last of the ``unread`` ones.
+
+        The server may say 354 for all that. Then the message has to be ended, empty: RFC 2920 section 3.1.
+        """
+        refused = self._refuse(reply)
+        if self._extensions.pipelining:
+            with suppress(
+                ChannelBroken
+            ):  # the refusal stands, whatever else befalls the connection
+                for _ in range(unread):
+                    reply = await self._channel.reply(self._timeouts.data)
+                if reply.code == _GO_AHEAD:
+                    self._channel.send(_FINAL_DOT, replies=1)
+                    await self._channel.reply(self._timeouts.data)
+        return refused
+
+    # ---- the content
+
+    async def _deliver(self, content: bytes) -> Outcome:
+        self.phase = Phase.BODY
+        if len(content) <= _PIECE:
+            self._channel.send(content + _FINAL_DOT, replies=1)
+        else:
+            early = await self._send_pieces(memoryview(content))
+            if early is not None:
+                return early
+            self._channel.send(_FINAL_DOT)
+        self.phase = Phase.FINAL
+        reply = await self._channel.reply(self._timeouts.final)
+        if reply.positive:
+            return Accepted(tuple(self._accepted), tuple(self._refused), reply)
+        if reply.negative:
+            return self._refuse(reply)
+        raise self._channel.fail(Interruption.GARBLED)
+
+    async def _send_pieces(self, content: memoryview) -> Refused | None:
+        """The body, no faster than the server takes it. All of it has left before the final dot is written.
+
+        So when the connection dies half-way, it is known that the dot was never sent.
+        """
+        for start in range(0, len(content), _PIECE):
+            self._channel.send(
+                content[start : start + _PIECE], replies=0 if start else 1
+            )  # the one final reply
+            await self._channel.flushed(self._timeouts.progress)
+            if self._channel.answered:
+                return await self._refused_early()
+        return None
+
+    async def _refused_early(self) -> Refused:
+        """The server has had enough before the end. There is no way to stop a body but to hang up."""
+        reply = await self._channel.reply(self._timeouts.command)
+        if not reply.negative:
+            raise self._channel.fail(Interruption.GARBLED)
+        self._channel.abort()
+        return self._refuse(reply)
+
+    # ---- what became of it
+
+    def _refuse(self, reply: Reply) -> Refused:
+        """Nobody gets it: who has no refusal of their own yet is given this one."""
+        if reply.code in _LAST_WORDS:
+            self._channel.abort()
+        unanswered = self._envelope.recipients[len(self._accepted) + len(self._refused) :]
+        others = [self._refusal(address, reply) for address in (*self._accepted, *unanswered)]
+        return Refused((*self._refused, *others), self.phase, reply)
+
+    def _refusal(self, address: str, reply: Reply) -> RefusedRecipient:
+        return RefusedRecipient(address, reply, classify(reply, self.phase))
+
+    def _broken_off(self, reason: Interruption) -> NotSent | Uncertain:
+        if self.phase is Phase.FINAL:
+            return Uncertain(tuple(self._accepted), tuple(self._refused), reason)
+        return NotSent(reason, self.phase)
