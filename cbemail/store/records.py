@@ -8,29 +8,13 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from cbemail.hosts import MailServer
 from cbemail.ids import OutboxId, SessionId
-
-
-class Security(StrEnum):
-    """How the connection to a mail server is secured: TLS from the first octet, STARTTLS, or not at all."""
-
-    TLS = "tls"
-    STARTTLS = "starttls"
-    NONE = "none"
 
 
 class SessionState(StrEnum):
     ACTIVE = "active"
     CREDENTIALS_STALE = "credentials_stale"
-
-
-class ServerRecord(Struct, frozen=True):
-    """One mail server of a session. ``username`` is the login name there."""
-
-    host: str
-    port: int
-    security: Security
-    username: str
 
 
 class SessionRecord(Struct, frozen=True):
@@ -41,8 +25,8 @@ class SessionRecord(Struct, frozen=True):
     name: str | None
     provider: str | None
     auth: str  # "password" | "oauth2"
-    imap: ServerRecord
-    smtp: ServerRecord
+    imap: MailServer
+    smtp: MailServer
     state: SessionState
     sealed_credentials: bytes
     created_at: datetime
@@ -78,6 +62,15 @@ class IdempotencyRecord(Struct, frozen=True):
     )  # the send it belongs to: a key that was running when the process died asks there
     created_at: datetime
     response: StoredResponse | None = None
+
+
+class IdempotentAnswer(Struct, frozen=True):
+    """The answer to keep for a key."""
+
+    session_id: SessionId
+    operation: str
+    key: str
+    response: StoredResponse
 
 
 class SendState(StrEnum):

@@ -1,0 +1,94 @@
+"""What the repository asks of a database, whichever engine is behind it.
+
+SQL lives in ``sql/*.sql`` under names and is never assembled: values reach the engine as bound parameters only.
+"""
+
+import re
+from asyncio import Event
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any, Protocol
+
+from cbemail.errors import InvalidRequest
+
+Row = dict[str, Any]
+Statement = tuple[str, Mapping[str, object]]  # the name of a query, and its parameters
+
+SQL: Traversable = resources.files("cbemail.store") / "sql"
+
+_HEADING = re.compile(r"^-- (\w+) --$", re.MULTILINE)
+
+# PostgreSQL's text has no U+0000, and neither engine has UTF-8 for half a surrogate pair.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class StoreUnusable(Exception):
+    """The store cannot be opened. The message is one sentence for the operator, and may name the file."""
+
+
+class StatementFailed(Exception):
+    """A query failed for no reason of the caller's or the disk's: our own mistake, to be seen in the log."""
+
+    def __init__(self, query: str, reason: str) -> None:
+        super().__init__(f"the query {query} failed: {reason}")
+        self.query = query
+
+
+class Database(Protocol):
+    """Named queries over one engine. Times are aware datetimes on this side, whatever the engine keeps.
+
+    Text that no engine could keep (U+0000, lone surrogates) is refused with `InvalidRequest` before any engine
+    sees it. A database that is out of disk, of memory or of order raises `Overloaded`.
+    """
+
+    @property
+    def failed(self) -> Event:
+        """Set once the database can no longer be trusted: the process should exit, and be started again."""
+
+    async def fetch(self, query: str, /, **values: object) -> list[Row]:
+        """Read: every row, as it is after the writes that have returned."""
+
+    async def execute(self, query: str, /, **values: object) -> list[Row]:
+        """Write: the rows of its ``returning``, once they are on disk.
+
+        What has been asked will be done: a caller that is cancelled while it waits learns nothing, and takes
+        nothing back.
+        """
+
+    async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
+        """Write several statements that happen together or not at all, in their order."""
+
+    async def close(self) -> None:
+        """Finish what was asked before, and let go of the database. Later calls raise `Overloaded`."""
+
+
+def load_queries(text: str) -> dict[str, str]:
+    """The statements of an SQL file by the ``-- name --`` headings above them.
+
+    >>> load_queries("-- Greetings.\\n\\n-- hello --\\nselect $name\\n")
+    {'hello': 'select $name'}
+    """
+    _, *parts = _HEADING.split(text)
+    queries: dict[str, str] = {}
+    for name, sql in zip(parts[::2], parts[1::2], strict=True):
+        if name in queries:
+            raise ValueError(f"two queries are named {name}")
+        queries[name] = sql.strip()
+    return queries
+
+
+def refuse_unstorable(value: object) -> None:
+    """Let through what every engine can keep as it is.
+
+    Raises:
+        InvalidRequest: a text, or one in a list, holds U+0000 or a lone surrogate.
+    """
+    match value:
+        case str() if _UNSTORABLE.search(value):
+            raise InvalidRequest("A text holds a character that cannot be stored, such as U+0000.")
+        case list() | tuple():
+            for item in value:
+                refuse_unstorable(item)
+        case _:
+            pass

@@ -1,0 +1,369 @@
+"""DuckDB: one file, one process, one thread that writes. The only module that knows the driver.
+
+The file is opened locked down: no extensions, no file but its own, nothing that a later statement could undo.
+Errors of the driver end here: their texts carry paths and values, and are never shown.
+"""
+
+import asyncio
+import os
+import re
+from asyncio import AbstractEventLoop
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from queue import LifoQueue
+from typing import Any, NamedTuple, Self
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from cbemail.errors import Overloaded
+from cbemail.store import files
+from cbemail.store.database import (
+    SQL,
+    Row,
+    Statement,
+    StatementFailed,
+    StoreUnusable,
+    load_queries,
+    refuse_unstorable,
+)
+from cbemail.store.group_commit import GroupCommit
+from cbemail.store.migrations import Migration, load_migrations, pending
+from cbemail.store.wal import is_damaged
+
+READERS = 2  # point reads are all CPU: more threads than this only queue elsewhere (measured on two cores)
+RETRY_AFTER = 5  # seconds; a full disk or a restart
+
+QUERIES = load_queries((SQL / "queries.sql").read_text(encoding="utf-8"))
+
+_LOCKED_DOWN = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "enable_external_access": "false",
+    "lock_configuration": "true",
+    "python_enable_replacements": "false",  # or an unknown table would be looked up among Python's variables
+    "memory_limit": "64MB",
+    "threads": "1",
+}
+
+# DuckDB answers a write that has no `returning` with one row: how many rows it changed, in a column of this name.
+_CHANGED_ROWS = "Count"
+
+
+class _Bound(NamedTuple):
+    """A query as the driver takes it: parsed, with values of the driver's types."""
+
+    name: str
+    statement: duckdb.Statement
+    values: dict[str, Any]
+
+
+_Work = Sequence[_Bound]  # statements that must commit together
+_Results = list[list[Row]]
+
+
+class DuckDbDatabase:
+    """The default store: a `Database` in one DuckDB file, owned by this process.
+
+    Reads run on a few threads, each with a cursor of its own: one connection refuses two threads at once. Writes
+    run on one, in groups (`GroupCommit`). One writer is not a nicety: with two, DuckDB refuses the second change
+    of a row, and lets an update of a row that is being deleted vanish without a word.
+    """
+
+    def __init__(
+        self,
+        connection: DuckDBPyConnection,
+        lock: int,
+        *,
+        writer: ThreadPoolExecutor,
+        loop: AbstractEventLoop,
+    ) -> None:
+        self.failed = asyncio.Event()
+        self._connection = connection
+        self._lock = lock
+        self._loop = loop
+        self._broken = False  # what `failed` says, for the threads
+        self._closed = False
+        self._writer = writer
+        self._writes: GroupCommit[_Work, _Results] = GroupCommit(
+            self._commit, writer=writer, loop=loop
+        )
+        self._readers = ThreadPoolExecutor(READERS, "cbemail-store-read")
+        self._cursors: LifoQueue[DuckDBPyConnection] = LifoQueue()
+        for _ in range(READERS):
+            self._cursors.put(connection.cursor())
+        self._statements = {  # parsed once: a quarter of what a small write costs
+            name: connection.extract_statements(sql)[0] for name, sql in QUERIES.items()
+        }
+
+    @classmethod
+    async def open(cls, path: Path, *, migrations: Sequence[Migration] | None = None) -> Self:
+        """Open the store at ``path``, made or brought up to date as needed, and private to its owner.
+
+        Sets the umask of the process to 077 (`files.keep_private`).
+
+        Raises:
+            StoreUnusable: in one sentence, why the service cannot start on this file.
+        """
+        loop = asyncio.get_running_loop()
+        writer = ThreadPoolExecutor(1, "cbemail-store-write")
+        steps = migrations or load_migrations("duckdb")
+        try:
+            connection, lock = await loop.run_in_executor(writer, _open_file, path, steps)
+        except BaseException:
+            writer.shutdown(wait=False)
+            raise
+        return cls(connection, lock, writer=writer, loop=loop)
+
+    async def fetch(self, query: str, /, **values: object) -> list[Row]:
+        self._refuse_unless_open()
+        bound = self._bind(query, values)
+        return await self._loop.run_in_executor(self._readers, self._read, bound)
+
+    async def execute(self, query: str, /, **values: object) -> list[Row]:
+        [rows] = await self.execute_all([(query, values)])
+        return rows
+
+    async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
+        self._refuse_unless_open()
+        return await self._writes.submit([self._bind(*statement) for statement in statements])
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self._writes.drained()
+        await self._loop.run_in_executor(self._writer, self._close_file)
+        self._writer.shutdown()
+
+    def _refuse_unless_open(self) -> None:
+        if self._broken:
+            raise _failure()
+        if self._closed:
+            raise Overloaded("The service is shutting down.", retry_after=RETRY_AFTER)
+
+    def _bind(self, query: str, values: Mapping[str, object]) -> _Bound:
+        for value in values.values():
+            refuse_unstorable(value)
+        parameters = {name: _to_driver(value) for name, value in values.items()}
+        return _Bound(query, self._statements[query], parameters)
+
+    # ---- in a reader's thread
+
+    def _read(self, bound: _Bound) -> list[Row]:
+        cursor = self._cursors.get_nowait()  # there are as many as threads
+        try:
+            return _run(cursor, bound)
+        except duckdb.Error as exc:
+            raise self._translated(exc, [bound]) from exc
+        finally:
+            self._cursors.put(cursor)
+
+    # ---- in the writer's thread
+
+    def _commit(self, group: Sequence[_Work]) -> list[_Results | Exception]:
+        """Run a group in one transaction; if that fails, each of its members in one of its own.
+
+        So a statement that fails, fails its own caller only. Nothing runs twice: what comes before the second
+        attempt was rolled back.
+        """
+        if self._broken:
+            return [_failure() for _ in group]
+        try:
+            return list(self._transact(group))
+        except duckdb.Error as exc:
+            with suppress(duckdb.Error):  # a COMMIT that failed has rolled back already
+                self._connection.execute("rollback")
+            if len(group) == 1:
+                return [self._translated(exc, group[0])]
+            if _is_final(exc):
+                return [self._translated(exc, work) for work in group]
+        return [self._commit([work])[0] for work in group]
+
+    def _transact(self, group: Sequence[_Work]) -> list[_Results]:
+        self._connection.execute("begin transaction")
+        results = [[_run(self._connection, bound) for bound in work] for work in group]
+        self._connection.execute("commit")
+        return results
+
+    def _close_file(self) -> None:
+        self._readers.shutdown()
+        with suppress(
+            duckdb.Error
+        ):  # on a full or failing disk the WAL stays, and is replayed at the next start
+            self._connection.execute("checkpoint")
+        while not self._cursors.empty():
+            self._cursors.get_nowait().close()
+        self._connection.close()
+        os.close(self._lock)
+
+    def _translated(self, error: duckdb.Error, work: _Work) -> Exception:
+        """The error for the caller: whether it is the disk, the database or ourselves that failed."""
+        translated: Exception
+        if _is_final(error):
+            self._broken = True
+            self._loop.call_soon_threadsafe(self.failed.set)
+            translated = _failure()
+        elif isinstance(error, duckdb.OperationalError):
+            translated = Overloaded("The store has no room left just now.", retry_after=RETRY_AFTER)
+        else:
+            names = ", ".join(bound.name for bound in work)
+            translated = StatementFailed(names, type(error).__name__)
+        translated.__cause__ = error
+        return translated
+
+
+def _failure() -> Overloaded:
+    return Overloaded("The store has failed; the service will restart.", retry_after=RETRY_AFTER)
+
+
+def _is_final(error: duckdb.Error) -> bool:
+    """Whether the open database can no longer be trusted.
+
+    After a failed fsync the kernel may have dropped what it was to write and call the next fsync a success; DuckDB
+    itself gives up after EIO only. A plain `Error` is a block or WAL record whose checksum is wrong.
+    """
+    return (
+        isinstance(error, duckdb.FatalException | duckdb.InternalException)
+        or type(error) is duckdb.Error
+        or "fsync" in str(error)
+    )
+
+
+# ---- values and rows
+
+
+def _run(connection: DuckDBPyConnection, bound: _Bound) -> list[Row]:
+    cursor = connection.execute(bound.statement, bound.values)
+    names = [column[0] for column in cursor.description]
+    rows = cursor.fetchall()
+    if names == [_CHANGED_ROWS]:
+        return []
+    return [
+        {name: _from_driver(value) for name, value in zip(names, row, strict=True)} for row in rows
+    ]
+
+
+def _to_driver(value: object) -> object:
+    """Times become naive UTC, since DuckDB's aware type would need one more library to be read back."""
+    match value:
+        case datetime():
+            if value.tzinfo is None:
+                raise ValueError("a time without a zone cannot be stored")
+            return value.astimezone(UTC).replace(tzinfo=None)
+        case Enum():
+            return value.value
+        case list() | tuple():
+            return [_to_driver(item) for item in value]
+        case _:
+            return value
+
+
+def _from_driver(value: object) -> object:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+# ---- opening the file
+
+
+def _open_file(path: Path, migrations: Sequence[Migration]) -> tuple[DuckDBPyConnection, int]:
+    """The open database at ``path``, up to date, and the lock that makes it ours."""
+    with _explained(path):
+        path = path.resolve()  # a link stays a link when the file behind it is replaced
+        files.keep_private()
+        files.make_folder(path.parent)
+        lock = files.claim(path)
+        try:
+            return _open_claimed(path, migrations), lock
+        except BaseException:
+            os.close(lock)
+            raise
+
+
+def _open_claimed(path: Path, migrations: Sequence[Migration]) -> DuckDBPyConnection:
+    if not path.exists():
+        if files.wal_of(
+            path
+        ).exists():  # DuckDB would start empty, and remove the log as none of its own
+            raise StoreUnusable(
+                f"The store {path} is missing, but its write-ahead log is there: restore it."
+            )
+        _build(path, migrations)
+    files.refuse_unfit(path)
+    files.make_private(path)
+    _refuse_damaged_log(files.wal_of(path))
+    version = _read_version(path)
+    if steps := pending(migrations, version):
+        files.copy(path, path.with_name(f"{path.name}.schema-{version}.backup"))
+        _build(path, steps)
+    return _connect(path)
+
+
+def _refuse_damaged_log(wal: Path) -> None:
+    if wal.exists() and is_damaged(wal.read_bytes()):
+        raise StoreUnusable(
+            f"The write-ahead log {wal} is damaged: restore a backup, or move it away to go on without the "
+            "changes in it."
+        )
+
+
+def _read_version(path: Path) -> int:
+    """Which step of the schema the database at ``path`` is at. Closed again, the file is whole without its WAL."""
+    with _connect(path) as connection:
+        try:
+            row = connection.execute(QUERIES["schema_version"]).fetchone()
+        except duckdb.CatalogException as exc:
+            raise StoreUnusable(
+                f"The file {path} is a database, but not a store of cbemail."
+            ) from exc
+    [version] = row or [0]
+    return int(version)
+
+
+def _build(path: Path, steps: Sequence[Migration]) -> None:
+    """Make the store, or bring it up to date, aside and then in one rename.
+
+    A crash on the way leaves the old state whole. That also keeps schema changes out of the WAL, whose replay has
+    been the weak spot of DuckDB.
+    """
+    new = path.with_name(path.name + ".new")
+    files.remove(new)
+    if path.exists():
+        files.copy(path, new)
+    with _connect(new) as connection:
+        for step in steps:
+            connection.execute("begin transaction")
+            connection.execute(step.sql)
+            connection.execute(
+                QUERIES["add_schema_version"], {"version": step.number, "name": step.name}
+            )
+            connection.execute("commit")
+        connection.execute("checkpoint")
+    files.put_in_place(new, path)
+
+
+def _connect(path: Path) -> DuckDBPyConnection:
+    return duckdb.connect(path, config={**_LOCKED_DOWN, "temp_directory": f"{path}.tmp"})
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What stops the start, in one sentence for the operator."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreUnusable(f"The store {path} cannot be opened: {exc.strerror}.") from exc
+    except duckdb.Error as exc:
+        raise StoreUnusable(f"The store {path} {_reason(exc)}") from exc
+
+
+def _reason(error: duckdb.Error) -> str:
+    if owner := re.search(r"Conflicting lock is held.*\(PID (\d+)\)", str(error)):
+        return f"is open in another program (process {owner[1]}): stop it first."
+    if isinstance(error, duckdb.TransactionException | duckdb.OutOfMemoryException):
+        return "cannot be brought up to date: is the disk full?"
+    return "is damaged, or was not made by cbemail: restore a backup."
