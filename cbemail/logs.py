@@ -1,0 +1,247 @@
+"""Log records: one line each, text or JSON, without secrets, written by a thread of its own.
+
+A module logs as ever, `logging.getLogger(__name__)`; what a machine should find again goes beside the sentence:
+``log.warning("connection broken", extra={"fields": {"session_id": …}})``.
+"""
+
+import atexit
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
+from typing import Any, TextIO
+
+import msgspec
+
+# Libraries that put credentials or whole conversations into their DEBUG lines: never let below WARNING.
+_TALKATIVE = ("aioimaplib", "aiosmtplib", "httpx", "httpcore", "asyncio")
+
+
+@contextmanager
+def logging_to(stream: TextIO, *, level: str, style: str) -> Iterator[None]:
+    """Send every record of ``level`` and above to ``stream``, in ``style`` ("text" or "json"), while the block runs.
+
+    The caller of a logger pays for putting the record into a queue; rendering, blanking and writing happen in
+    another thread, so that a slow terminal or disk holds up no request.
+    """
+    writer = logging.StreamHandler(stream)
+    writer.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler = _Enqueue(SimpleQueue())
+    listener = QueueListener(handler.queue, writer)
+    levels = {"": level} | dict.fromkeys(_TALKATIVE, "WARNING")
+    before = {name: logging.getLogger(name).level for name in levels}
+    _set_levels(levels)
+    logging.getLogger().addHandler(handler)
+    listener.start()
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        _set_levels(before)
+        listener.stop()  # writes what is still queued
+
+
+def _set_levels(levels: Mapping[str, str | int]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Log to standard output for the rest of the process, where some other program's `main` runs us."""
+    until_exit = ExitStack()
+    until_exit.enter_context(logging_to(sys.stdout, level=level, style=style))
+    atexit.register(until_exit.close)
+
+
+_access = logging.getLogger("cbemail.access")
+
+
+def log_request(
+    *,
+    request_id: str,
+    session_id: str | None,
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    account: Mapping[str, float],
+    code: str | None = None,
+) -> None:
+    """The one record of a request.
+
+    ``path`` is the route's template, never the caller's text; ``account`` is that of `timing`, seconds by phase;
+    ``code`` is the problem's, where the answer was one.
+    """
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    fields: dict[str, object] = {
+        "request_id": request_id,
+        "session_id": session_id,
+        "method": method,
+        "path": path,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 1),
+    }
+    for phase, spent in account.items():
+        fields[f"{phase}_ms"] = round(spent * 1000, 1)
+    if code is not None:
+        fields["code"] = code
+    # Built by hand: `Logger.info` walks the stack for the caller's name, which nobody asks for here.
+    record = logging.LogRecord(_access.name, logging.INFO, "", 0, "request", None, None)
+    record.fields = fields
+    _access.handle(record)
+
+
+# ---- into the queue
+
+_MAX_QUEUED = 10_000
+
+
+class _Enqueue(QueueHandler):
+    """Queues records unrendered. While nobody reads our output the newest are dropped: memory is worth more."""
+
+    queue: "SimpleQueue[logging.LogRecord]"
+    _dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        if record.args:  # rendered now: what they refer to may change before the writer sees it
+            record.msg, record.args = record.getMessage(), None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self.queue.qsize() >= _MAX_QUEUED:
+            self._dropped += 1
+            return
+        if self._dropped:
+            self.queue.put(_warning(f"{self._dropped} log records were dropped: nobody read them"))
+            self._dropped = 0
+        self.queue.put(record)
+
+
+def _warning(message: str) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+
+
+# ---- out of it, on a line
+
+
+class TextFormatter(logging.Formatter):
+    """For people: ``2026-01-02T03:04:05.678Z INFO cbemail.access request status=200 …``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = [_time(record), record.levelname, record.name, record.getMessage()]
+        words += [f"{name}={value}" for name, value in _fields(record).items()]
+        if record.exc_info:
+            words.append("| " + self.formatException(record.exc_info))
+        return one_line(redact(" ".join(words)))
+
+
+class JsonFormatter(logging.Formatter):
+    """For machines: one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        members = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        for name, value in _fields(record).items():
+            members[name] = redact(value) if isinstance(value, str) else value
+        if record.exc_info:
+            members["exception"] = redact(self.formatException(record.exc_info))
+        # JSON escapes the control characters below 0x20 itself; the others stand within strings only.
+        return one_line(msgspec.json.encode(_encodable(members), enc_hook=str).decode())
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return fields
+
+
+def _encodable(members: dict[str, Any]) -> dict[str, Any]:
+    """A lone surrogate, as in the name of a file that is not UTF-8, has no JSON spelling."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode()
+        if isinstance(value, str)
+        else value
+        for name, value in members.items()
+    }
+
+
+# Control characters (C0, DEL, C1), line and paragraph separators, bidirectional overrides, surrogates: all that
+# would end a line, colour or rewrite a terminal, or show text in another order than it has.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    r"""The text with everything that is not plain text written as an escape.
+
+    >>> one_line("a\nlevel=ERROR \x1b[31m")
+    'a\\nlevel=ERROR \\u001b[31m'
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "\\n" if match[0] == "\n" else f"\\u{ord(match[0]):04x}"
+
+
+# ---- without secrets
+
+# A last net: nothing should put a secret into a log record, and when something does, it is one of these shapes.
+# Every repetition has an end, so that no text takes long to search.
+_SECRETS = re.compile(
+    r"""
+      (?P<keep> \b(?:bearer|basic|auth(?:enticate)?\s(?:plain|xoauth2))\s{1,9} )  [\w.~+/=-]{8,4096}
+    | eyJ[\w-]{8,2048}\.[\w-]{1,2048}\.[\w-]{0,128}                              # a JWT
+    | gAAAA[\w-]{20,8192}=*                                                       # a Fernet token
+    | \bcbr_[\w-]{20,64}                                                         # a refresh token (sessions/tokens)
+    | (?P<url> \b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{0,256}: )  [^\s/@]{1,256} (?=@) # https://user:password@host
+    | (?P<name> \b\w{0,40}(?:password|passwd|secret|api[_-]?key|_token|authorization)\w{0,40}
+                \\?["']? \s{0,9}[:=]\s{0,9} \\?["']? )
+      (?!(?:bearer|basic)\s) [^\s"',;&}\\]{1,4096}                               # password=…, "secret_key": "…"
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# A secret needs one of these beside it; looking for them costs a twentieth of the search, and few records have one.
+_HINTS = (
+    "bearer",
+    "basic",
+    "auth",
+    "eyj",
+    "gaaaa",
+    "cbr_",
+    "://",
+    "passw",
+    "secret",
+    "key",
+    "_token",
+)
+_MAX_TEXT = 32_768
+
+
+def redact(text: str) -> str:
+    """The text with what looks like a credential blanked, and cut where it is longer than a log line should be.
+
+    >>> redact("Authorization: Bearer abcdefghijkl, password=hunter2")
+    'Authorization: Bearer [redacted], password=[redacted]'
+    """
+    text = text[:_MAX_TEXT]
+    lower = text.lower()
+    if not any(hint in lower for hint in _HINTS):
+        return text
+    return _SECRETS.sub(_blank, text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return (match["keep"] or match["url"] or match["name"] or "") + "[redacted]"

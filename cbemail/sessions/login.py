@@ -1,0 +1,111 @@
+"""The proof of a mailbox: a login at its IMAP and its SMTP server, both at once, before anything is stored."""
+
+import asyncio
+from time import perf_counter
+
+from msgspec import Struct, structs
+
+from cbemail.errors import CbemailError, CredentialsRejected, HostNotAllowed
+from cbemail.hosts import MailHosts, MailServer, Secret
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.login import open_imap
+from cbemail.smtp.connection import SubmissionConnection, open_submission
+
+
+class Login(Struct, frozen=True):
+    """The two servers of a mailbox, and what opens them."""
+
+    imap: MailServer
+    imap_secret: Secret
+    smtp: MailServer
+    smtp_secret: Secret
+
+
+async def vetted(login: Login, hosts: MailHosts) -> Login:
+    """``login`` with its hosts judged and in the one spelling to keep them in. What is forbidden is told before
+    anything is contacted.
+
+    Raises:
+        HostNotAllowed, UpstreamUnavailable, UpstreamTimeout
+    """
+    imap, smtp = login.imap, login.smtp
+    names = await asyncio.gather(
+        hosts.vet(imap.host, imap.port, imap.security),
+        hosts.vet(smtp.host, smtp.port, smtp.security),
+    )
+    return structs.replace(
+        login,
+        imap=structs.replace(imap, host=names[0]),
+        smtp=structs.replace(smtp, host=names[1]),
+    )
+
+
+async def log_in(login: Login, hosts: MailHosts) -> tuple[ImapConnection, SubmissionConnection]:
+    """Log in to both servers, side by side, and give the two connections.
+
+    Where both fail, a refused login is told rather than a server that cannot be reached: it is what the caller can
+    change. IMAP comes before SMTP.
+
+    Raises:
+        HostNotAllowed, CredentialsRejected, UpstreamUnavailable, UpstreamTimeout, UpstreamError
+    """
+    imap, smtp = await asyncio.gather(
+        open_imap(login.imap, login.imap_secret, hosts),
+        open_submission(login.smtp, login.smtp_secret, hosts),
+        return_exceptions=True,
+    )
+    failures = [result for result in (imap, smtp) if isinstance(result, BaseException)]
+    if not failures:
+        assert isinstance(imap, ImapConnection)  # noqa: S101 - for the type checker: gather() loses it
+        assert isinstance(smtp, SubmissionConnection)  # noqa: S101
+        return imap, smtp
+    if isinstance(imap, ImapConnection):
+        imap.close()
+    if isinstance(smtp, SubmissionConnection):
+        await smtp.close()
+    raise min(failures, key=_rank)
+
+
+def _rank(failure: BaseException) -> int:
+    if not isinstance(failure, CbemailError):
+        return 0  # a defect of ours, or a cancellation: not to be hidden behind another's refusal
+    return 1 if isinstance(failure, CredentialsRejected | HostNotAllowed) else 2
+
+
+class ServerHealth(Struct, frozen=True):
+    """One login, just made: how long it took, or the code of what went wrong."""
+
+    ok: bool
+    latency_ms: int
+    error: str | None
+
+
+async def check_logins(login: Login, hosts: MailHosts) -> tuple[ServerHealth, ServerHealth]:
+    """Log in to both servers and out again, and say how it went."""
+    return await asyncio.gather(_check_imap(login, hosts), _check_smtp(login, hosts))
+
+
+async def _check_imap(login: Login, hosts: MailHosts) -> ServerHealth:
+    start = perf_counter()
+    try:
+        connection = await open_imap(login.imap, login.imap_secret, hosts)
+    except CbemailError as error:
+        return _health(start, error)
+    connection.close()
+    return _health(start)
+
+
+async def _check_smtp(login: Login, hosts: MailHosts) -> ServerHealth:
+    start = perf_counter()
+    try:
+        connection = await open_submission(login.smtp, login.smtp_secret, hosts)
+    except CbemailError as error:
+        return _health(start, error)
+    health = _health(start)
+    await connection.close()
+    return health
+
+
+def _health(start: float, error: CbemailError | None = None) -> ServerHealth:
+    latency = round((perf_counter() - start) * 1000)
+    return ServerHealth(error is None, latency, error.code if error is not None else None)

@@ -1,0 +1,267 @@
+"""The sessions there are: all of them in memory, each on disk before anybody hears of it.
+
+A request asks no SQL: it finds its session here. What the store must know at once (a new session, its end, a changed
+credential) is awaited; what it may know later (when a session was last used) is written in bulk.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from msgspec import Struct, structs
+
+from cbemail.clock import Clock
+from cbemail.errors import (
+    CredentialsRejected,
+    CredentialsStale,
+    SessionNotFound,
+    Unauthenticated,
+)
+from cbemail.hosts import AccessToken, MailHosts
+from cbemail.ids import SessionId, new_session_id
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.login import open_imap
+from cbemail.sessions.login import Login, ServerHealth, check_logins, log_in, vetted
+from cbemail.sessions.providers import find_provider_by_host
+from cbemail.sessions.tokens import Tokens, hash_refresh_token
+from cbemail.sessions.vault import Vault, VaultError
+from cbemail.smtp.connection import SubmissionConnection, open_submission
+from cbemail.store.records import SessionRecord, SessionState
+from cbemail.store.repository import Repository, RotationOutcome
+
+log = logging.getLogger(__name__)
+
+
+class NewSession(Struct, frozen=True):
+    """A session just made, its first refresh token, and the connection whose login proved it."""
+
+    record: SessionRecord
+    refresh_token: str
+    imap: ImapConnection
+    smtp: SubmissionConnection
+
+
+class SessionHealth(Struct, frozen=True):
+    """How a session's two servers answer a login made just now."""
+
+    imap: ServerHealth
+    smtp: ServerHealth
+
+
+class Sessions:
+    """Makes, finds and ends sessions, and opens connections for them.
+
+    ``on_end`` callbacks hear of every session that ends, so that nothing of it is kept anywhere else.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        vault: Vault,
+        tokens: Tokens,
+        hosts: MailHosts,
+        clock: Clock,
+        *,
+        time_to_live: timedelta,
+    ) -> None:
+        self._repository = repository
+        self._vault = vault
+        self._tokens = tokens
+        self._hosts = hosts
+        self._clock = clock
+        self._time_to_live = time_to_live
+        self._records: dict[SessionId, SessionRecord] = {}
+        self._used: dict[SessionId, datetime] = {}  # newer than what the record says
+        self.on_end: list[Callable[[SessionId], None]] = []
+
+    async def load(self) -> None:
+        """Read every session from the store. Once, at the start."""
+        self._records = {record.id: record for record in await self._repository.load_sessions()}
+
+    # ---- making
+
+    async def create(self, email: str, name: str | None, login: Login) -> NewSession:
+        """Prove the credentials at both servers, then store the session.
+
+        Raises:
+            HostNotAllowed, CredentialsRejected, UpstreamUnavailable, UpstreamTimeout, UpstreamError: nothing is stored.
+        """
+        login = await vetted(login, self._hosts)
+        imap, smtp = await log_in(login, self._hosts)
+        try:
+            session_id = new_session_id()
+            now = self._clock()
+            provider = find_provider_by_host(login.smtp.host)
+            record = SessionRecord(
+                id=session_id,
+                email=email,
+                name=name,
+                provider=provider.name if provider is not None else None,
+                auth="oauth2" if isinstance(login.imap_secret, AccessToken) else "password",
+                imap=login.imap,
+                smtp=login.smtp,
+                state=SessionState.ACTIVE,
+                sealed_credentials=self._vault.seal_secrets(
+                    session_id, login.imap_secret, login.smtp_secret
+                ),
+                created_at=now,
+                last_used_at=now,
+            )
+            refresh_token, refresh = self._tokens.new_refresh_token(session_id)
+            await self._repository.add_session(record, refresh)
+        except BaseException:
+            imap.abort()
+            await smtp.close()
+            raise
+        self._records[session_id] = record
+        return NewSession(record, refresh_token, imap, smtp)
+
+    # ---- finding
+
+    def require(self, session_id: SessionId) -> SessionRecord:
+        """The session, as it is now; SessionNotFound if there is none (any more)."""
+        record = self._records.get(session_id)
+        if record is None:
+            raise SessionNotFound("there is no such session")
+        used = self._used.get(session_id)
+        return structs.replace(record, last_used_at=used) if used is not None else record
+
+    def exists(self, session_id: SessionId) -> bool:
+        return session_id in self._records
+
+    def touch(self, session_id: SessionId) -> None:
+        """Note that the session is in use; the store hears of it later."""
+        self._used[session_id] = self._clock()
+
+    def page(self, *, after: SessionId | None, limit: int) -> list[SessionRecord]:
+        """Up to ``limit`` sessions in the order of their ids, those behind ``after``."""
+        ids = sorted(i for i in self._records if after is None or i > after)
+        return [self.require(session_id) for session_id in ids[:limit]]
+
+    # ---- tokens
+
+    async def refresh(self, session_id: SessionId, refresh_token: str) -> str:
+        """Use up a refresh token of the session, and give the next one.
+
+        One that was used before has been copied: whoever holds it, the session ends (RFC 9700 section 4.14.2).
+
+        Raises:
+            Unauthenticated: the token is unknown, expired, of another session, or was used before.
+        """
+        token, replacement = self._tokens.new_refresh_token(session_id)
+        rotation = await self._repository.rotate_refresh_token(
+            hash_refresh_token(refresh_token), replacement=replacement, now=self._clock()
+        )
+        if rotation.outcome is RotationOutcome.REUSED and rotation.session_id is not None:
+            log.warning("a refresh token was used twice: session %s ends", rotation.session_id)
+            await self.end(rotation.session_id)
+        if rotation.outcome is not RotationOutcome.ROTATED:
+            raise Unauthenticated("the refresh token is not valid")
+        return token
+
+    # ---- credentials
+
+    def login_of(self, session_id: SessionId) -> Login:
+        """The session's servers and opened credentials.
+
+        Raises:
+            CredentialsStale: they cannot be opened with the present SECRET_KEY.
+        """
+        record = self.require(session_id)
+        try:
+            imap, smtp = self._vault.open_secrets(session_id, record.sealed_credentials)
+        except VaultError as exc:
+            raise CredentialsStale(
+                "the stored credentials cannot be opened any more: create a new session"
+            ) from exc
+        return Login(record.imap, imap, record.smtp, smtp)
+
+    async def replace_credentials(self, session_id: SessionId, login: Login) -> SessionRecord:
+        """Prove new credentials of the same mailbox, then use them from now on."""
+        imap, smtp = await log_in(login, self._hosts)
+        imap.close()
+        await smtp.close()
+        sealed = self._vault.seal_secrets(session_id, login.imap_secret, login.smtp_secret)
+        auth = "oauth2" if isinstance(login.imap_secret, AccessToken) else "password"
+        await self._repository.replace_credentials(
+            session_id, sealed=sealed, auth=auth, state=SessionState.ACTIVE
+        )
+        record = structs.replace(
+            self.require(session_id),
+            sealed_credentials=sealed,
+            auth=auth,
+            state=SessionState.ACTIVE,
+        )
+        self._records[session_id] = record
+        return record
+
+    async def check(self, session_id: SessionId) -> SessionHealth:
+        """Log in to both servers, and say how it went. Nothing is changed by it."""
+        return SessionHealth(*await check_logins(self.login_of(session_id), self._hosts))
+
+    async def connect_imap(self, session_id: SessionId) -> ImapConnection:
+        """A new IMAP connection of the session. Credentials refused once are not tried again: servers lock accounts
+        for less."""
+        login = self._usable_login(session_id)
+        try:
+            return await open_imap(login.imap, login.imap_secret, self._hosts)
+        except CredentialsRejected as exc:
+            raise await self._stale(session_id) from exc
+
+    async def connect_smtp(self, session_id: SessionId) -> SubmissionConnection:
+        """A new SMTP connection of the session, as `connect_imap`."""
+        login = self._usable_login(session_id)
+        try:
+            return await open_submission(login.smtp, login.smtp_secret, self._hosts)
+        except CredentialsRejected as exc:
+            raise await self._stale(session_id) from exc
+
+    def _usable_login(self, session_id: SessionId) -> Login:
+        if self.require(session_id).state is SessionState.CREDENTIALS_STALE:
+            raise _stale_error()
+        return self.login_of(session_id)
+
+    async def _stale(self, session_id: SessionId) -> CredentialsStale:
+        record = self._records.get(session_id)
+        if record is not None:
+            self._records[session_id] = structs.replace(
+                record, state=SessionState.CREDENTIALS_STALE
+            )
+            await self._repository.set_session_state(session_id, SessionState.CREDENTIALS_STALE)
+        return _stale_error()
+
+    # ---- ending
+
+    async def end(self, session_id: SessionId) -> None:
+        """End a session: for clients at once, and on disk before this returns. Ending it twice does no harm."""
+        if self._records.pop(session_id, None) is None:
+            return
+        self._used.pop(session_id, None)
+        for tell in self.on_end:
+            tell(session_id)
+        await self._repository.delete_session(session_id)
+
+    async def save_use(self) -> None:
+        """Tell the store when sessions were last used, all of them in one statement."""
+        used, self._used = self._used, {}
+        if not used:
+            return
+        for session_id, moment in used.items():
+            record = self._records.get(session_id)
+            if record is not None:
+                self._records[session_id] = structs.replace(record, last_used_at=moment)
+        await self._repository.touch_sessions(used)
+
+    async def end_unused(self) -> int:
+        """End the sessions nobody has used for the time a session lives; say how many."""
+        oldest = self._clock() - self._time_to_live
+        unused = [i for i in list(self._records) if self.require(i).last_used_at < oldest]
+        for session_id in unused:
+            await self.end(session_id)
+        return len(unused)
+
+
+def _stale_error() -> CredentialsStale:
+    return CredentialsStale(
+        "the mail server no longer accepts the stored credentials: give new ones, or create a new session"
+    )
