@@ -1,0 +1,379 @@
+"""Sending one message: recorded before it goes out, carried through whatever the client does, settled by what the
+server said.
+
+The order of events is that of a durable queue. The intent is on disk before the first octet is sent; the outcome is on
+disk before it is answered. A process that dies in between leaves a row that says `sending`, which the next start turns
+into `uncertain`: the message may have gone out, and is not sent again by itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct, structs
+
+from cbemail.clock import Clock
+from cbemail.errors import (
+    CbemailError,
+    CredentialsStale,
+    IdempotencyConflict,
+    IdempotencyMismatch,
+    PayloadTooLarge,
+    RecipientsRejected,
+    Refusal,
+    SendNotFound,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from cbemail.ids import OutboxId, SessionId, new_outbox_id
+from cbemail.outbox.sent import Original, Saved, SentFolder
+from cbemail.smtp.envelope import Envelope
+from cbemail.smtp.outcome import (
+    Accepted,
+    Interruption,
+    NotSent,
+    Outcome,
+    Refused,
+    RefusedRecipient,
+    Uncertain,
+)
+from cbemail.smtp.pool import SmtpPool
+from cbemail.smtp.replies import Phase, Reply, Verdict, explain
+from cbemail.store.records import (
+    IdempotencyRecord,
+    IdempotentAnswer,
+    OutboxRecord,
+    SendState,
+    StoredResponse,
+)
+from cbemail.store.repository import Repository
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 60.0  # a transaction still running then is answered as `sending`, and goes on
+RESPONSE_CHARACTERS = 500  # of the server's final reply, which holds its queue id
+
+
+class Rejected(Struct, frozen=True):
+    """A recipient the server refused, while it took the message for others."""
+
+    address: str
+    status: int
+    enhanced: str | None
+    detail: str
+
+
+class SendResult(Struct, frozen=True):
+    """A message sent, or being sent. ``response`` is the server's final reply; ``saved`` where the copy in Sent is."""
+
+    id: OutboxId
+    state: SendState
+    message_id: str
+    accepted: list[str] = []
+    rejected: list[Rejected] = []
+    response: str | None = None
+    saved: Saved | None = None
+
+
+class Submission(Struct, frozen=True):
+    """One message to send for a session."""
+
+    session_id: SessionId
+    envelope: Envelope
+    message_id: str
+    save_to_sent: bool
+    original: Original | None = None
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """The client's key for one call, and the SHA-256 of what it asks."""
+
+    operation: str
+    key: str
+    fingerprint: bytes
+
+
+Render = Callable[[SendResult], StoredResponse]  # how the API would answer a result
+_encode = msgspec.json.Encoder().encode
+
+
+class Outbox:
+    """Sends messages, each in a task of its own, which a client that hangs up does not cancel.
+
+    Args:
+        render: makes the response that is kept for an idempotency key.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        smtp: SmtpPool,
+        sent: SentFolder,
+        clock: Clock,
+        render: Render,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self._repository = repository
+        self._smtp = smtp
+        self._sent = sent
+        self._clock = clock
+        self._render = render
+        self._answer_seconds = answer_seconds
+        self._running: dict[OutboxId, asyncio.Task[SendResult]] = {}
+
+    async def send(
+        self, submission: Submission, key: IdempotencyKey | None = None
+    ) -> SendResult | StoredResponse:
+        """Send a message and say what became of it; or with a key that was used before, what was said then.
+
+        Raises:
+            IdempotencyConflict, IdempotencyMismatch: the key is in use, or was used for another message.
+            RecipientsRejected: every recipient was refused.
+            CredentialsStale, UpstreamError, UpstreamUnavailable, UpstreamTimeout, Overloaded: nothing was sent.
+        """
+        record = OutboxRecord(
+            id=new_outbox_id(),
+            session_id=submission.session_id,
+            state=SendState.SENDING,
+            message_id=submission.message_id,
+            created_at=self._clock(),
+        )
+        if key is None:
+            await self._repository.record_send(record)
+        else:
+            replay = await self._claim(key, record)
+            if replay is not None:
+                return replay
+        task = asyncio.create_task(self._carry(record.id, submission, key))
+        self._running[record.id] = task
+        task.add_done_callback(lambda done: self._finished(record.id, done))
+        await asyncio.wait({task}, timeout=self._answer_seconds)
+        if task.done():
+            return task.result()
+        return SendResult(record.id, SendState.SENDING, submission.message_id)
+
+    async def find(self, session_id: SessionId, outbox_id: OutboxId) -> SendResult:
+        """What became of a message this session sent."""
+        record = await self._repository.find_send(session_id, outbox_id)
+        if record is None:
+            raise SendNotFound("this session has sent no such message")
+        return _result_of(record)
+
+    async def replay(self, session_id: SessionId, key: IdempotencyKey) -> StoredResponse | None:
+        """What was answered to ``key``; None where it is new."""
+        known = await self._repository.find_idempotent(session_id, key.operation, key.key)
+        return await self._answer_again(known, key) if known is not None else None
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what is being sent, for so long; what then is not settled becomes uncertain at the next start."""
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=seconds)
+
+    # ---- idempotency
+
+    async def _claim(self, key: IdempotencyKey, record: OutboxRecord) -> StoredResponse | None:
+        """Make the key ours, in the transaction that records the message; or give the answer it already had."""
+        known = await self._repository.begin_idempotent(
+            IdempotencyRecord(
+                session_id=record.session_id,
+                operation=key.operation,
+                key=key.key,
+                fingerprint=key.fingerprint,
+                outbox_id=record.id,
+                created_at=record.created_at,
+            ),
+            record,
+        )
+        return await self._answer_again(known, key) if known is not None else None
+
+    async def _answer_again(self, known: IdempotencyRecord, key: IdempotencyKey) -> StoredResponse:
+        if known.fingerprint != key.fingerprint:
+            raise IdempotencyMismatch(
+                "this Idempotency-Key was used for another request: use a new one"
+            )
+        if known.response is not None:
+            return known.response
+        if known.outbox_id is None or known.outbox_id in self._running:
+            raise _still_running()
+        send = await self._repository.find_send(known.session_id, known.outbox_id)
+        if send is None or send.state is SendState.SENDING:
+            raise _still_running()
+        return self._render(_result_of(send))
+
+    # ---- one message
+
+    async def _carry(
+        self, outbox_id: OutboxId, submission: Submission, key: IdempotencyKey | None
+    ) -> SendResult:
+        try:
+            outcome = await self._submit(submission)
+            result = _result(outbox_id, submission, outcome)
+        except CbemailError as error:
+            await self._give_up(outbox_id, submission, key, error)
+            raise
+        finishing = result.state is SendState.SENT and (
+            submission.save_to_sent or submission.original is not None
+        )
+        await self._settle(submission, result, None if finishing else key)
+        if not finishing:
+            return result
+        if submission.save_to_sent:
+            saved = await self._sent.save(submission.session_id, submission.envelope.content)
+            result = structs.replace(result, saved=saved)
+        if submission.original is not None:
+            await self._sent.mark(submission.session_id, submission.original)
+        await self._amend(submission, result, key)
+        return result
+
+    async def _submit(self, submission: Submission) -> Outcome:
+        """Hand the message to the server. A conversation that broke off before the final dot has delivered nothing
+        (RFC 5321 section 4.1.1.4), and a kept-warm connection may have died unnoticed: that is tried once more."""
+        async with self._smtp.lease(submission.session_id) as connection:
+            used = connection.sent > 0
+            outcome = await connection.submit(submission.envelope)
+        if used and isinstance(outcome, NotSent):
+            async with self._smtp.lease(submission.session_id) as connection:
+                outcome = await connection.submit(submission.envelope)
+        return outcome
+
+    async def _settle(
+        self, submission: Submission, result: SendResult, key: IdempotencyKey | None
+    ) -> None:
+        """Put the outcome on disk. Should that fail, the message is still sent, and the client must hear of it."""
+        try:
+            await self._repository.settle_send(
+                result.id,
+                state=result.state,
+                result=_encode(result),
+                finished_at=self._clock(),
+                answer=self._answer(submission, result, key),
+            )
+        except CbemailError:
+            log.exception("the outcome of %s could not be stored", result.id)
+
+    async def _amend(
+        self, submission: Submission, result: SendResult, key: IdempotencyKey | None
+    ) -> None:
+        """Add where the copy is to what is already on disk, and close the key."""
+        answer = self._answer(submission, result, key)
+        try:
+            await self._repository.amend_send(result.id, result=_encode(result), answer=answer)
+        except CbemailError:
+            log.exception("the outcome of %s could not be completed", result.id)
+
+    def _answer(
+        self, submission: Submission, result: SendResult, key: IdempotencyKey | None
+    ) -> IdempotentAnswer | None:
+        if key is None:
+            return None
+        response = self._render(result)
+        return IdempotentAnswer(submission.session_id, key.operation, key.key, response)
+
+    async def _give_up(
+        self,
+        outbox_id: OutboxId,
+        submission: Submission,
+        key: IdempotencyKey | None,
+        error: CbemailError,
+    ) -> None:
+        """Nothing was sent: the key is free again, so that the same request may be tried once more."""
+        result = SendResult(outbox_id, SendState.FAILED, submission.message_id)
+        await self._settle(submission, result, None)
+        log.info("%s was not sent: %s", outbox_id, error.code)
+        if key is not None:
+            await self._repository.forget_idempotent(submission.session_id, key.operation, key.key)
+
+    def _finished(self, outbox_id: OutboxId, task: asyncio.Task[SendResult]) -> None:
+        del self._running[outbox_id]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(
+            error, CbemailError
+        ):  # else it is somebody's answer
+            log.error("sending %s failed", outbox_id, exc_info=error)
+
+
+def _still_running() -> IdempotencyConflict:
+    return IdempotencyConflict(
+        "the first request with this Idempotency-Key is still running", retry_after=1
+    )
+
+
+def _result_of(record: OutboxRecord) -> SendResult:
+    if record.result is not None:
+        return msgspec.json.decode(record.result, type=SendResult)
+    return SendResult(record.id, record.state, record.message_id)
+
+
+# ---- outcomes
+
+
+def _result(outbox_id: OutboxId, submission: Submission, outcome: Outcome) -> SendResult:
+    """The outcome as a result, or as the error it is when nobody gets the message."""
+    match outcome:
+        case Accepted(recipients, refused, reply):
+            return SendResult(
+                id=outbox_id,
+                state=SendState.SENT,
+                message_id=submission.message_id,
+                accepted=list(recipients),
+                rejected=[Rejected(*_refusal(r)) for r in refused],
+                response=_shown(reply),
+            )
+        case Uncertain(_, refused, _):
+            return SendResult(
+                id=outbox_id,
+                state=SendState.UNCERTAIN,
+                message_id=submission.message_id,
+                rejected=[Rejected(*_refusal(r)) for r in refused],
+            )
+        case NotSent(reason, phase):
+            raise _not_sent(reason, phase)
+        case Refused():
+            raise _refused(outcome)
+
+
+def _refusal(refused: RefusedRecipient, phase: Phase = Phase.RCPT) -> Refusal:
+    reply = refused.reply
+    return Refusal(refused.address, reply.code, reply.enhanced, explain(reply, phase))
+
+
+def _shown(reply: Reply) -> str:
+    """The final reply on one line, without what no text should hold."""
+    line = f"{reply.code} {' '.join(reply.text.split())}"
+    return "".join(c for c in line if c.isprintable())[:RESPONSE_CHARACTERS]
+
+
+def _not_sent(reason: Interruption, phase: Phase) -> CbemailError:
+    if reason is Interruption.TIMEOUT:
+        return UpstreamTimeout(
+            "the SMTP server did not answer in time; the message was not sent",
+            protocol="smtp",
+            command=phase,
+            retry_after=30,
+        )
+    return UpstreamUnavailable(
+        "the SMTP server broke off; the message was not sent",
+        protocol="smtp",
+        command=phase,
+        retry_after=10,
+    )
+
+
+def _refused(outcome: Refused) -> CbemailError:
+    """A reply refused the message for everybody: what that is to the caller."""
+    sentence = f"the message was not sent: {explain(outcome.reply, outcome.phase)}"
+    match outcome.verdict:
+        case Verdict.CREDENTIALS:
+            return CredentialsStale(
+                "the SMTP server no longer accepts this session's login", protocol="smtp"
+            )
+        case Verdict.MESSAGE_TOO_BIG:
+            return PayloadTooLarge(sentence)
+        case Verdict.ACCOUNT | Verdict.THROTTLED:
+            return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
+        case Verdict.DEFERRED if outcome.phase is not Phase.RCPT:
+            return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
+    refusals = [_refusal(refused, outcome.phase) for refused in outcome.recipients]
+    return RecipientsRejected("the mail server refused every recipient", refusals)
