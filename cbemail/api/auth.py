@@ -1,0 +1,78 @@
+"""Who is calling: a session's own client by Bearer token, or a trusted service by API key."""
+
+from typing import Any
+
+from starlette.requests import Request
+
+from cbemail.api.state import Services
+from cbemail.errors import SessionNotFound, SessionRequired, Unauthenticated
+from cbemail.ids import SessionId
+from cbemail.store.records import SessionRecord
+from cbemail.timing import spent_on
+
+
+class Caller:
+    """The caller of one request, proven. ``session_id`` is None for an API key, which reaches every session."""
+
+    __slots__ = ("session_id",)
+
+    def __init__(self, session_id: SessionId | None) -> None:
+        self.session_id = session_id
+
+
+def identify(request: Request[Any], services: Services) -> Caller:
+    """Check the request's credential.
+
+    Raises:
+        Unauthenticated, TokenExpired: there is none, it is not good, its session has ended, or there are two.
+    """
+    with spent_on("auth"):
+        tokens = request.headers.getlist("authorization")
+        keys = request.headers.getlist("x-api-key")
+        if len(tokens) + len(keys) > 1:
+            raise Unauthenticated("give one credential: a Bearer token or an API key")
+        if keys:
+            if not services.api_keys.accepts(keys[0]):
+                raise Unauthenticated("the API key is not valid")
+            return Caller(None)
+        if not tokens:
+            raise Unauthenticated("this call needs a Bearer token or an API key")
+        scheme, _, token = tokens[0].partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("the Authorization header must hold a Bearer token")
+        session_id = services.tokens.verify(token.strip()).session_id
+        if not services.sessions.exists(session_id):  # its end revokes every token at once
+            raise Unauthenticated("the token is not valid: its session has ended")
+        return Caller(session_id)
+
+
+def session_for_mailbox(request: Request[Any], services: Services) -> SessionRecord:
+    """The session a mailbox or send call is for: the token's own, or the one X-Session-ID names for an API key."""
+    caller = identify(request, services)
+    named = request.headers.get("x-session-id")
+    if caller.session_id is None:
+        if not named:
+            raise SessionRequired("with an API key, name the session in the X-Session-ID header")
+        session_id = SessionId(named)
+    else:
+        session_id = caller.session_id
+        if named and named != session_id:
+            raise SessionNotFound("there is no such session")
+    session = services.sessions.require(session_id)
+    services.sessions.touch(session_id)
+    return session
+
+
+def session_in_path(request: Request[Any], services: Services) -> SessionRecord:
+    """The session the path names. A token reaches its own; another's is not there, as far as it can tell."""
+    caller = identify(request, services)
+    session_id = SessionId(request.path_params["id"])
+    if caller.session_id is not None and caller.session_id != session_id:
+        raise SessionNotFound("there is no such session")
+    return services.sessions.require(session_id)
+
+
+def require_service(request: Request[Any], services: Services) -> None:
+    """An API key, and nothing less."""
+    if identify(request, services).session_id is not None:
+        raise Unauthenticated("this call needs an API key")

@@ -1,0 +1,151 @@
+"""Requests into structs, structs into responses; cursors and entity tags."""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cbemail.errors import (
+    InvalidRequest,
+    MalformedJson,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Decoder(Protocol[T_co]):
+    """`msgspec.json.Decoder`, as far as it is used here."""
+
+    def decode(self, data: bytes, /) -> T_co: ...
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """``content``, a struct, as JSON."""
+    return Response(_encode(content), status, headers, "application/json")
+
+
+def no_content() -> Response:
+    return Response(status_code=204)
+
+
+# ---- bodies
+
+
+async def read_octets(request: Request[Any], limit: int) -> bytes:
+    """The body, which is given up as soon as it is larger than ``limit`` octets, whatever Content-Length says."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body may have at most {limit} octets")
+
+
+def media_type(request: Request[Any]) -> str:
+    """The body's media type, without parameters, in lower case; empty where none is given."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require_json(request: Request[Any]) -> None:
+    given = media_type(request)
+    if given != "application/json" and not (
+        given.startswith("application/") and given.endswith("+json")
+    ):
+        raise UnsupportedMediaType("this call takes a body of Content-Type application/json")
+
+
+def decode_json(data: bytes, decoder: Decoder[T]) -> T:
+    """``data`` as the struct ``decoder`` knows.
+
+    Raises:
+        MalformedJson: it is no JSON in UTF-8, or nested beyond reason.
+        InvalidRequest: it is, but not what the call takes; the pointer says where.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise MalformedJson("the body is not valid JSON in UTF-8") from exc
+
+
+_AT = re.compile(r"^(?P<what>.*?) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
+
+
+def invalid(message: str) -> InvalidRequest:
+    """msgspec's message as ours, its path as a JSON pointer.
+
+    >>> invalid("Expected `str`, got `int` - at `$.to[1]`").errors
+    [FieldError(pointer='#/to/1', detail='Expected str, got int')]
+    """
+    match = _AT.match(message)
+    what, path = (match["what"], match["path"]) if match else (message, "")
+    steps = [step["name"] or step["index"].replace("...", "*") for step in _STEP.finditer(path)]
+    pointer = "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+    return InvalidRequest.at(pointer, what.replace("`", ""))
+
+
+# ---- queries
+
+
+def decode_query(params: QueryParams, kind: type[T]) -> T:
+    """Query parameters as a struct. Unknown ones and repeated ones are refused: a typo is never silently ignored."""
+    values = dict(params)
+    if len(values) != len(params.multi_items()):
+        raise InvalidRequest("a query parameter is given more than once")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+
+
+# ---- cursors and entity tags
+
+
+def encode_cursor(position: object) -> str:
+    """A place in a listing as a client carries it. Opaque, not secret: it says nothing its bearer may not know."""
+    return urlsafe_b64encode(msgspec.json.encode(position)).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str, kind: type[T]) -> T:
+    """What `encode_cursor` was given; anything else is an InvalidRequest."""
+    try:
+        data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, RecursionError) as exc:  # msgspec's and base64's errors are ValueErrors
+        raise InvalidRequest.at("#/cursor", "this is no cursor of this listing") from exc
+
+
+def tagged_response(request: Request[Any], content: object) -> Response:
+    """``content`` with its entity tag; 304 without a body where the client already has it (RFC 9110 13.1.2)."""
+    body = _encode(content)
+    tag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
+    headers = {"ETag": tag}
+    known = request.headers.get("if-none-match")
+    if known is not None and (known.strip() == "*" or tag in re.findall(r'"[^"]*"', known)):
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, "application/json")

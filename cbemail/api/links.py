@@ -1,0 +1,19 @@
+"""Paths of this API that other answers hold."""
+
+from urllib.parse import quote
+
+from cbemail.imap.protocol import FolderPath, Uid
+
+
+def part_url(folder: FolderPath, uid: Uid, part_id: str, _content_id: str) -> str:
+    """Where a part can be fetched: what a ``cid:`` in a message's HTML becomes.
+
+    >>> part_url(FolderPath("Büro"), Uid(7), "1.2", "logo@example.org")
+    '/api/mailbox/messages/7/attachments/1.2?folder=B%C3%BCro'
+    """
+    return f"/api/mailbox/messages/{uid}/attachments/{part_id}?folder={quote(folder, safe='')}"
+
+
+def content_id_url(_folder: FolderPath, _uid: Uid, _part_id: str, content_id: str) -> str:
+    """A part as a message refers to it: the ``cid:`` stays, for HTML that is sent on together with the part."""
+    return f"cid:{content_id}"

@@ -1,0 +1,217 @@
+"""`/api/mailbox/messages`: listing, reading and changing single messages."""
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+from starlette.responses import Response
+
+from cbemail.api.codec import (
+    decode_cursor,
+    encode_cursor,
+    json_response,
+    tagged_response,
+)
+from cbemail.api.links import part_url
+from cbemail.api.operation import Call
+from cbemail.errors import InvalidRequest
+from cbemail.imap.protocol import FolderPath, Uid, UidValidity
+from cbemail.imap.search import SearchFilter
+from cbemail.mailbox.actions import flag_change
+from cbemail.mailbox.summary import Summary, Unreadable
+from cbemail.mailbox.view import Position
+
+ROW_KINDS = (Summary, Unreadable)
+
+Limit = Annotated[int, Meta(ge=1, le=200)]
+
+
+class InFolder(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the message is: a full path, or a special use such as ``\\Sent``."""
+
+    folder: str = "INBOX"
+
+
+class ListMessages(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """The folder, the page, and filters, all of which a message must fit. ``since`` and ``before`` are dates of arrival
+    (a time of day is left aside), ``larger`` and ``smaller`` octets, ``header`` is ``Name: text``; ``q`` is a small
+    language: ``from:ann subject:"q3 report" is:unread has:attachment newer:7d larger:1M -label``."""
+
+    folder: str = "INBOX"
+    limit: Limit = 50
+    cursor: str | None = None
+    read: bool | None = None
+    flagged: bool | None = None
+    answered: bool | None = None
+    from_: str | None = None
+    to: str | None = None
+    cc: str | None = None
+    subject: str | None = None
+    text: str | None = None
+    body: str | None = None
+    since: str | None = None
+    before: str | None = None
+    larger: int | None = None
+    smaller: int | None = None
+    has_attachments: bool | None = None
+    header: str | None = None
+    q: str | None = None
+
+    def criteria(self) -> SearchFilter:
+        """The filters, as the search takes them."""
+        return SearchFilter(
+            read=self.read,
+            flagged=self.flagged,
+            answered=self.answered,
+            from_=self.from_,
+            to=self.to,
+            cc=self.cc,
+            subject=self.subject,
+            text=self.text,
+            body=self.body,
+            since=_day(self.since, "since"),
+            before=_day(self.before, "before"),
+            larger=self.larger,
+            smaller=self.smaller,
+            has_attachments=self.has_attachments,
+            header=_header(self.header),
+            q=self.q,
+        )
+
+
+def _day(value: str | None, name: str) -> date | None:
+    """A date, or the date of a time: IMAP searches by the day (RFC 9051 section 6.4.4)."""
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value[:10] if value[10:11] in {"T", "t", " "} else value)
+    except ValueError as exc:
+        raise InvalidRequest.at(f"#/{name}", "write a date as 2026-01-31") from exc
+
+
+def _header(value: str | None) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    name, _, text = value.partition(":")
+    return name.strip(), text.strip()
+
+
+# `Summary | Unreadable`, which msgspec cannot name as a type: nothing in the JSON tells them apart but their fields.
+Row = Annotated[
+    Any,
+    Meta(
+        extra_json_schema={
+            "oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in ROW_KINDS]
+        }
+    ),
+]
+
+
+class MessagePage(Struct, frozen=True):
+    """One page, newest first. ``total`` counts all messages that fit the filters."""
+
+    folder: FolderPath
+    uid_validity: UidValidity
+    total: int
+    messages: list[Row]
+    next_cursor: str | None
+
+
+class GetMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """``html=raw`` gives the HTML as it was sent, which is not safe to show."""
+
+    folder: str = "INBOX"
+    mark_read: bool = False
+    html: Literal["safe", "raw"] = "safe"
+
+
+class DeleteMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    folder: str = "INBOX"
+    permanent: bool = False
+
+
+class Destination(Struct, frozen=True, forbid_unknown_fields=True):
+    """The folder to move or copy to; it must exist."""
+
+    destination: str
+
+
+class Mark(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change; ``add_flags`` and ``remove_flags`` take any IMAP flag or keyword."""
+
+    read: bool | None = None
+    flagged: bool | None = None
+    answered: bool | None = None
+    add_flags: list[str] = []
+    remove_flags: list[str] = []
+
+
+async def list_messages(call: Call[ListMessages, None]) -> Response:
+    """A page of a folder, newest first. Pages stay stable while mail arrives."""
+    query = call.query
+    page = await call.services.view.page(
+        call.session.id,
+        query.folder,
+        query.criteria(),
+        limit=query.limit,
+        after=decode_cursor(query.cursor, Position) if query.cursor is not None else None,
+    )
+    cursor = encode_cursor(page.end) if page.end is not None else None
+    answer = MessagePage(page.folder, page.uid_validity, page.total, page.messages, cursor)
+    return tagged_response(call.request, answer)
+
+
+async def get_message(call: Call[GetMessage, None]) -> Response:
+    """One message: its summary, decoded text, HTML made safe to show, and header."""
+    message = await call.services.view.message(
+        call.session.id,
+        call.query.folder,
+        Uid(call.path("uid")),
+        mark_read=call.query.mark_read,
+        raw_html=call.query.html == "raw",
+        part_url=part_url,
+    )
+    return json_response(message)
+
+
+async def delete_message(call: Call[DeleteMessage, None]) -> Response:
+    """Move to the trash; or remove for good, where it is there already, there is none, or ``permanent=true``."""
+    deleted = await call.services.actions.delete(
+        call.session.id,
+        call.query.folder,
+        Uid(call.path("uid")),
+        permanent=call.query.permanent,
+    )
+    return json_response(deleted)
+
+
+async def move_message(call: Call[InFolder, Destination]) -> Response:
+    """Move a message and say where it is now."""
+    place = await call.services.actions.move(
+        call.session.id, call.query.folder, Uid(call.path("uid")), call.body.destination
+    )
+    return json_response(place)
+
+
+async def copy_message(call: Call[InFolder, Destination]) -> Response:
+    """Copy a message and say where the copy is."""
+    place = await call.services.actions.copy(
+        call.session.id, call.query.folder, Uid(call.path("uid")), call.body.destination
+    )
+    return json_response(place)
+
+
+async def mark_message(call: Call[InFolder, Mark]) -> Response:
+    """Change a message's flags, and give them as the server now has them."""
+    body = call.body
+    change = flag_change(
+        read=body.read,
+        flagged=body.flagged,
+        answered=body.answered,
+        add_flags=body.add_flags,
+        remove_flags=body.remove_flags,
+    )
+    marked = await call.services.actions.mark(
+        call.session.id, call.query.folder, Uid(call.path("uid")), change
+    )
+    return json_response(marked)

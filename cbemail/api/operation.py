@@ -1,0 +1,214 @@
+"""One operation of the API: what it takes, what it answers, and how a request becomes a call of its handler.
+
+A handler is typed by its operation, and the dispatcher decodes what the operation says. So the OpenAPI document, which
+is made from the same operations, cannot say anything else than what happens.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from math import inf
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from anyio import CancelScope
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from cbemail.api import auth
+from cbemail.api.codec import decode_json, decode_query, read_octets, require_json
+from cbemail.api.problems import problem_response
+from cbemail.api.state import Services, State
+from cbemail.errors import CbemailError, UpstreamTimeout
+from cbemail.ids import RequestId
+from cbemail.store.records import SessionRecord
+
+log = logging.getLogger(__name__)
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+
+REQUEST_SECONDS = 60.0
+SMALL_BODY = 1024 * 1024  # octets; requests that carry no message
+
+
+class Access(Enum):
+    """Who may call an operation."""
+
+    OPEN = "anybody"
+    MAILBOX = "a session's token, or an API key with X-Session-ID"
+    SESSION = "the token of the session in the path, or an API key"
+    SERVICE = "an API key"
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query of an operation that takes none."""
+
+
+class Call(Generic[Q, B]):
+    """One request, decoded: its session (None where access is open), query, body and path parameters."""
+
+    __slots__ = ("body", "query", "request", "services", "session_or_none")
+
+    def __init__(
+        self,
+        request: Request[State],
+        services: Services,
+        session: SessionRecord | None,
+        query: Q,
+        body: B,
+    ) -> None:
+        self.request = request
+        self.services = services
+        self.session_or_none = session
+        self.query = query
+        self.body = body
+
+    @property
+    def session(self) -> SessionRecord:
+        """The session the call is for; only for operations whose access gives one."""
+        assert self.session_or_none is not None  # noqa: S101 - the operation's access says so
+        return self.session_or_none
+
+    def path(self, name: str) -> Any:  # noqa: ANN401 - str or int, as the route's convertor says
+        return self.request.path_params[name]
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """A body taken as octets; the handler looks at its media type."""
+
+    data: bytes
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One good answer, for the OpenAPI document: a struct as JSON, or octets of a media type."""
+
+    description: str
+    content: Any = None  # a type, for JSON
+    media_type: str = "application/json"
+    refers_to: tuple[type, ...] = ()  # structs that the content's schema names by reference only
+
+
+class Operation(Generic[Q, B]):
+    """An ASGI application that serves one method of one path.
+
+    Args:
+        endpoint: the handler.
+        query: the struct of its query parameters.
+        body: the struct of its JSON body, `Raw` for octets, or None.
+        answers: what it answers when all is well, by status.
+        errors: the kinds of error it can end in, beyond those that any call of its access can.
+        max_body: octets, from the services' settings.
+        seconds: how long it may take; None for one that streams at the client's pace.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        endpoint: Callable[[Call[Q, B]], Awaitable[Response]],
+        *,
+        access: Access,
+        answers: Mapping[int, Answer],
+        query: type[Q] = Nothing,  # type: ignore[assignment]  # the default of a generic argument
+        body: type[B] | None = None,
+        body_optional: bool = False,
+        errors: tuple[type[CbemailError], ...] = (),
+        tag: str,
+        max_body: Callable[[Services], int] = lambda _: SMALL_BODY,
+        seconds: float | None = REQUEST_SECONDS,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.endpoint = endpoint
+        self.access = access
+        self.answers = answers
+        self.query = query
+        self.body = body
+        self.body_optional = body_optional
+        self.errors = errors
+        self.tag = tag
+        self._max_body = max_body
+        self._seconds = inf if seconds is None else seconds
+        self._decoder = msgspec.json.Decoder(body) if body not in {None, Raw} else None
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.__name__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. A client that hangs up cancels it; a handler that must finish shields what it must."""
+        scope["operation"] = self
+        request: Request[State] = Request(scope, receive)
+        loop = asyncio.get_running_loop()
+        with CancelScope(deadline=loop.time() + self._seconds) as cancel:
+            hang_up: asyncio.Task[None] | None = None
+            try:
+                call = await self._decode(request)
+                hang_up = loop.create_task(_cancel_on_disconnect(receive, cancel))
+                response = await self.endpoint(call)
+                await response(scope, receive, send)
+            except CbemailError as error:
+                await self._fail(error, scope, receive, send)
+            except Exception:
+                log.exception("%s %s failed", self.method, self.path)
+                await self._fail(None, scope, receive, send)
+            finally:
+                if hang_up is not None:
+                    hang_up.cancel()
+        if cancel.cancelled_caught and loop.time() >= cancel.deadline:
+            too_late = UpstreamTimeout("the request took too long and was given up", retry_after=5)
+            await self._fail(too_late, scope, receive, send)
+
+    async def _decode(self, request: Request[State]) -> Call[Q, B]:
+        services = request.state["services"]
+        session = self._authorise(request, services)
+        query = decode_query(request.query_params, self.query)
+        return Call(request, services, session, query, await self._read_body(request, services))
+
+    def _authorise(self, request: Request[State], services: Services) -> SessionRecord | None:
+        match self.access:
+            case Access.MAILBOX:
+                session = auth.session_for_mailbox(request, services)
+            case Access.SESSION:
+                session = auth.session_in_path(request, services)
+            case Access.SERVICE:
+                auth.require_service(request, services)
+                return None
+            case _:
+                return None
+        request.scope["session_id"] = session.id
+        return session
+
+    async def _read_body(self, request: Request[State], services: Services) -> B:
+        if self.body is None:
+            return None  # type: ignore[return-value]  # B is None then
+        data = await read_octets(request, self._max_body(services))
+        if self._decoder is None:
+            return Raw(data)  # type: ignore[return-value]  # B is Raw then
+        if not data and self.body_optional:
+            return self.body()
+        require_json(request)
+        return decode_json(data, self._decoder)
+
+    async def _fail(
+        self, error: CbemailError | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if scope.get("response_started"):
+            # Half an answer is out. Ending the connection is the one way to say that the rest will not come.
+            raise ConnectionAbortedError("the response could not be finished") from error
+        scope["problem"] = error
+        await problem_response(error, request_id_of(scope))(scope, receive, send)
+
+
+def request_id_of(scope: Scope) -> RequestId:
+    """The id `middleware` gave the request."""
+    return RequestId(scope["request_id"])
+
+
+async def _cancel_on_disconnect(receive: Receive, cancel: CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    cancel.cancel()

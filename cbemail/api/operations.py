@@ -1,0 +1,49 @@
+"""What those who run the service ask of it: is it alive, is it ready, what does it offer, what does an error mean."""
+
+from html import escape
+
+from msgspec import Struct
+from starlette.responses import HTMLResponse, Response
+
+from cbemail.api.codec import json_response
+from cbemail.api.operation import Call
+from cbemail.api.problems import INTERNAL, INTERNAL_CODE, PROBLEMS
+from cbemail.errors import RouteNotFound
+
+
+class Status(Struct, frozen=True):
+    status: str
+
+
+class Readiness(Struct, frozen=True):
+    """``ready`` where every part is ``ok``."""
+
+    status: str
+    store: str
+
+
+async def get_health(call: Call[object, None]) -> Response:  # noqa: ARG001 - a handler
+    """The process is alive."""
+    return json_response(Status("ok"))
+
+
+async def get_readiness(call: Call[object, None]) -> Response:
+    """The service can do its work: the store is open. 503 where it is not."""
+    failed = call.services.database.failed.is_set()
+    answer = Readiness("not ready", "failed") if failed else Readiness("ready", "ok")
+    return json_response(answer, 503 if failed else 200)
+
+
+async def explain_problem(call: Call[object, None]) -> Response:
+    """What a problem's `type` leads to: its meaning, for people."""
+    code: str = call.path("code")
+    rows = {kind.code: problem for kind, problem in PROBLEMS.items()} | {INTERNAL_CODE: INTERNAL}
+    problem = rows.get(code)
+    if problem is None:
+        raise RouteNotFound("there is no problem of that code")
+    return HTMLResponse(
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(problem.title)}</title><h1>{escape(problem.title)}</h1>"
+        f"<p><code>{escape(code)}</code>, HTTP status {problem.status}</p><p>{escape(problem.meaning)}</p>",
+        headers={"Content-Security-Policy": "default-src 'none'"},
+    )

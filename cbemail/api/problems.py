@@ -1,0 +1,225 @@
+"""Errors as `application/problem+json` (RFC 9457). The only module that gives an error its HTTP status."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.responses import Response
+
+from cbemail import errors
+from cbemail.errors import CbemailError
+
+
+class Problem(NamedTuple):
+    """How one kind of error is shown: status, title, and for people, what it means and what to do."""
+
+    status: int
+    title: str
+    meaning: str
+
+
+PROBLEMS: dict[type[CbemailError], Problem] = {
+    errors.MalformedJson: Problem(
+        400, "Malformed JSON", "The request body is not valid JSON in UTF-8. Nothing was done."
+    ),
+    errors.SessionRequired: Problem(
+        400,
+        "Session required",
+        "A call with an API key must name the session it is for, in X-Session-ID.",
+    ),
+    errors.InvalidRequest: Problem(
+        422,
+        "Invalid request",
+        "A value is missing, unknown or wrong; `errors` points at each. Nothing was done.",
+    ),
+    errors.PayloadTooLarge: Problem(
+        413, "Payload too large", "The request is larger than this service takes. Nothing was done."
+    ),
+    errors.UnsupportedMediaType: Problem(
+        415, "Unsupported media type", "The Content-Type of the body is not one this call takes."
+    ),
+    errors.IdempotencyConflict: Problem(
+        409,
+        "Request still running",
+        "The first request with this Idempotency-Key has not ended. Ask again shortly.",
+    ),
+    errors.IdempotencyMismatch: Problem(
+        422,
+        "Idempotency-Key reused",
+        "This Idempotency-Key was used with another body. Use a new key.",
+    ),
+    errors.Unauthenticated: Problem(
+        401, "Not authenticated", "The call needs a valid Bearer token or API key."
+    ),
+    errors.TokenExpired: Problem(
+        401,
+        "Token expired",
+        "Get a new token with POST /api/sessions/{id}/token and the refresh token.",
+    ),
+    errors.CredentialsRejected: Problem(
+        401,
+        "Credentials rejected",
+        "The mail server refused the login. `detail` says which: IMAP or SMTP.",
+    ),
+    errors.HostNotAllowed: Problem(
+        403,
+        "Host not allowed",
+        "The mail host, its port or its lack of encryption is not allowed by this service.",
+    ),
+    errors.RouteNotFound: Problem(404, "Not found", "There is nothing at this path."),
+    errors.MethodNotAllowed: Problem(
+        405,
+        "Method not allowed",
+        "The path exists, but not for this method. `Allow` lists those it has.",
+    ),
+    errors.SessionNotFound: Problem(
+        404, "Session not found", "There is no such session, or it is not the token's."
+    ),
+    errors.FolderNotFound: Problem(404, "Folder not found", "The mailbox has no such folder."),
+    errors.MessageNotFound: Problem(
+        404,
+        "Message not found",
+        "The folder has no message of this UID: it was moved, deleted, or never there.",
+    ),
+    errors.AttachmentNotFound: Problem(
+        404,
+        "Attachment not found",
+        "The message has no such part. Part ids stand in its `attachments`.",
+    ),
+    errors.SendNotFound: Problem(
+        404, "Send not found", "This session has sent no message of this id."
+    ),
+    errors.FolderExists: Problem(409, "Folder exists", "There already is a folder of that name."),
+    errors.FolderProtected: Problem(
+        409,
+        "Folder protected",
+        "This folder cannot be renamed or deleted, by IMAP's rules or the server's.",
+    ),
+    errors.CursorExpired: Problem(
+        410,
+        "Cursor expired",
+        "The folder was recreated since the cursor was given: start the listing again.",
+    ),
+    errors.UpstreamError: Problem(
+        502,
+        "Mail server error",
+        "The mail server answered something it should not, or refused the command.",
+    ),
+    errors.UpstreamUnavailable: Problem(
+        503,
+        "Mail server unavailable",
+        "The mail server cannot be reached, or hung up. Try again after Retry-After.",
+    ),
+    errors.UpstreamTimeout: Problem(
+        504, "Mail server timeout", "The mail server did not answer in time."
+    ),
+    errors.CredentialsStale: Problem(
+        424,
+        "Credentials stale",
+        "The mail server no longer accepts the session's credentials: give new ones.",
+    ),
+    errors.RecipientsRejected: Problem(
+        422,
+        "Recipients rejected",
+        "The mail server refused every recipient; `rejected` says why. Nothing was sent.",
+    ),
+    errors.Overloaded: Problem(
+        503,
+        "Overloaded",
+        "Every connection this request could use is busy. Try again after Retry-After.",
+    ),
+}
+
+INTERNAL = Problem(
+    500, "Internal error", "A defect of this service. The request id finds it in the service's log."
+)
+INTERNAL_CODE = "internal-error"
+
+
+class FieldProblem(msgspec.Struct, frozen=True):
+    """One wrong value: a JSON pointer into the request, and what is wrong there."""
+
+    pointer: str
+    detail: str
+
+
+class RejectedRecipient(msgspec.Struct, frozen=True):
+    """One recipient the SMTP server refused: its reply code and enhanced code (RFC 3463), and our sentence."""
+
+    address: str
+    status: int
+    enhanced: str | None
+    detail: str
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """RFC 9457. ``code`` is the stable name of the problem; ``errors`` and ``rejected`` where there are any."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldProblem] = []
+    rejected: list[RejectedRecipient] = []
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def problem_of(kind: type[CbemailError]) -> Problem:
+    """The row of an error class, or of the nearest above it in the tree."""
+    for ancestor in kind.__mro__:
+        if ancestor in PROBLEMS:
+            return PROBLEMS[ancestor]
+    return INTERNAL
+
+
+def problem_response(error: CbemailError | None, request_id: str) -> Response:
+    """The response for ``error``; None stands for a defect of ours, of which nothing is told."""
+    if error is None:
+        return _response(
+            INTERNAL, INTERNAL_CODE, "something went wrong here; it has been logged", request_id
+        )
+    extra: dict[str, Any] = {}
+    if isinstance(error, errors.InvalidRequest):
+        extra["errors"] = [FieldProblem(e.pointer, e.detail) for e in error.errors]
+    if isinstance(error, errors.RecipientsRejected):
+        extra["rejected"] = [RejectedRecipient(*refusal) for refusal in error.recipients]
+    response = _response(problem_of(type(error)), error.code, error.detail, request_id, **extra)
+    for name, value in _headers(error):
+        response.headers[name] = value
+    return response
+
+
+def _headers(error: CbemailError) -> Iterator[tuple[str, str]]:
+    if error.retry_after is not None:
+        yield "Retry-After", str(error.retry_after)
+    elif error.retryable:
+        yield "Retry-After", "5"
+    if isinstance(error, errors.Unauthenticated | errors.TokenExpired):
+        invalid = ', error="invalid_token"' if isinstance(error, errors.TokenExpired) else ""
+        yield "WWW-Authenticate", f'Bearer realm="cbemail"{invalid}'
+    if isinstance(error, errors.CredentialsRejected):
+        yield "WWW-Authenticate", 'Mailbox realm="the mail server"'
+    if isinstance(error, errors.MethodNotAllowed):
+        yield "Allow", error.allowed
+
+
+def _response(problem: Problem, code: str, detail: str, request_id: str, **extra: Any) -> Response:  # noqa: ANN401 - the two lists of ProblemDocument
+    document = ProblemDocument(
+        type=f"/problems/{code}",
+        title=problem.title,
+        status=problem.status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        **extra,
+    )
+    return Response(
+        _encode(document),
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers={"Cache-Control": "no-store"},
+    )

@@ -1,0 +1,249 @@
+"""The one table: every operation of the API, by path and method. The OpenAPI document is made from it."""
+
+from cbemail.api.bulk import Bulk, change_messages
+from cbemail.api.folders import (
+    FolderChange,
+    Folders,
+    ListFolders,
+    NewFolder,
+    change_folder,
+    create_folder,
+    delete_folder,
+    list_folders,
+)
+from cbemail.api.messages import (
+    ROW_KINDS,
+    DeleteMessage,
+    Destination,
+    GetMessage,
+    InFolder,
+    ListMessages,
+    Mark,
+    MessagePage,
+    copy_message,
+    delete_message,
+    get_message,
+    list_messages,
+    mark_message,
+    move_message,
+)
+from cbemail.api.openapi import get_openapi
+from cbemail.api.operation import Access, Answer, Operation, Raw
+from cbemail.api.operations import (
+    Readiness,
+    Status,
+    explain_problem,
+    get_health,
+    get_readiness,
+)
+from cbemail.api.outgoing import OutgoingMessage, max_send_body
+from cbemail.api.parts import PartInFolder, get_attachment, get_raw
+from cbemail.api.send import (
+    AppendMessage,
+    append_message,
+    get_send,
+    send_message,
+)
+from cbemail.api.sessions import (
+    CreatedSession,
+    Discovered,
+    DiscoverQuery,
+    Health,
+    ListSessions,
+    NewCredentials,
+    NewSession,
+    SessionPage,
+    SessionView,
+    TokenRequest,
+    TokenView,
+    check_session,
+    create_session,
+    delete_session,
+    discover,
+    get_session,
+    issue_token,
+    list_sessions,
+    replace_credentials,
+)
+from cbemail.errors import (
+    AttachmentNotFound,
+    CredentialsRejected,
+    CursorExpired,
+    FolderExists,
+    FolderNotFound,
+    FolderProtected,
+    HostNotAllowed,
+    IdempotencyConflict,
+    IdempotencyMismatch,
+    MessageNotFound,
+    PayloadTooLarge,
+    RecipientsRejected,
+    RouteNotFound,
+    SendNotFound,
+    TokenExpired,
+    Unauthenticated,
+)
+from cbemail.mailbox.actions import BulkAnswer, Deleted, Marked, Place
+from cbemail.mailbox.folders import Folder
+from cbemail.mailbox.view import Message
+from cbemail.outbox.outbox import SendResult
+
+SEND_SECONDS = (
+    90.0  # a transaction is answered as `sending` after 60; the rest is for composing and the store
+)
+
+_SESSION = "/api/sessions/{id}"
+_FOLDER = "/api/mailbox/folders/{path:path}"
+_MESSAGES = "/api/mailbox/messages"
+_MESSAGE = "/api/mailbox/messages/{uid:int}"
+
+OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its own query and body
+    # ---- sessions
+    Operation(
+        "POST", "/api/sessions", create_session, tag="Sessions", access=Access.OPEN, body=NewSession,
+        answers={201: Answer("Both servers accepted the login.", CreatedSession)},
+        errors=(CredentialsRejected, HostNotAllowed),
+    ),
+    Operation(
+        "GET", "/api/sessions", list_sessions, tag="Sessions", access=Access.SERVICE, query=ListSessions,
+        answers={200: Answer("A page of sessions.", SessionPage)},
+    ),
+    Operation(
+        "GET", _SESSION, get_session, tag="Sessions", access=Access.SESSION,
+        answers={200: Answer("The session.", SessionView)},
+    ),
+    Operation(
+        "DELETE", _SESSION, delete_session, tag="Sessions", access=Access.SESSION,
+        answers={204: Answer("It is gone.")},
+    ),
+    Operation(
+        "POST", _SESSION + "/token", issue_token, tag="Sessions", access=Access.OPEN,
+        body=TokenRequest, body_optional=True,
+        answers={200: Answer("A new token.", TokenView)},
+        errors=(Unauthenticated, TokenExpired),
+    ),
+    Operation(
+        "PUT", _SESSION + "/credentials", replace_credentials, tag="Sessions", access=Access.SESSION,
+        body=NewCredentials,
+        answers={200: Answer("The session, active again.", SessionView)},
+        errors=(CredentialsRejected, HostNotAllowed),
+    ),
+    Operation(
+        "GET", _SESSION + "/health", check_session, tag="Sessions", access=Access.SESSION,
+        answers={200: Answer("How both servers answer.", Health)},
+    ),
+    Operation(
+        "GET", "/api/discover", discover, tag="Sessions", access=Access.OPEN, query=DiscoverQuery,
+        answers={200: Answer("The servers of the address.", Discovered)},
+    ),
+    # ---- folders
+    Operation(
+        "GET", "/api/mailbox/folders", list_folders, tag="Folders", access=Access.MAILBOX, query=ListFolders,
+        answers={200: Answer("Every folder.", Folders)},
+    ),
+    Operation(
+        "POST", "/api/mailbox/folders", create_folder, tag="Folders", access=Access.MAILBOX, body=NewFolder,
+        answers={201: Answer("The new folder.", Folder)},
+        errors=(FolderExists, FolderProtected),
+    ),
+    Operation(
+        "PATCH", _FOLDER, change_folder, tag="Folders", access=Access.MAILBOX, body=FolderChange,
+        answers={200: Answer("The folder after the change.", Folder)},
+        errors=(FolderNotFound, FolderExists, FolderProtected),
+    ),
+    Operation(
+        "DELETE", _FOLDER, delete_folder, tag="Folders", access=Access.MAILBOX,
+        answers={204: Answer("It is gone.")},
+        errors=(FolderNotFound, FolderProtected),
+    ),
+    # ---- messages
+    Operation(
+        "GET", _MESSAGES, list_messages, tag="Messages", access=Access.MAILBOX, query=ListMessages,
+        answers={200: Answer("A page of messages.", MessagePage, refers_to=ROW_KINDS), 304: Answer("As If-None-Match has it.")},
+        errors=(FolderNotFound, CursorExpired),
+    ),
+    Operation(
+        "POST", _MESSAGES, append_message, tag="Messages", access=Access.MAILBOX, query=AppendMessage, body=Raw,
+        answers={201: Answer("Where the message is.", Place)},
+        errors=(FolderNotFound, PayloadTooLarge), max_body=max_send_body,
+    ),
+    Operation(
+        "POST", _MESSAGES + "/bulk", change_messages, tag="Messages", access=Access.MAILBOX, body=Bulk,
+        answers={200: Answer("What was changed.", BulkAnswer)},
+        errors=(FolderNotFound,),
+    ),
+    Operation(
+        "GET", _MESSAGE, get_message, tag="Messages", access=Access.MAILBOX, query=GetMessage,
+        answers={200: Answer("The message.", Message)},
+        errors=(FolderNotFound, MessageNotFound),
+    ),
+    Operation(
+        "DELETE", _MESSAGE, delete_message, tag="Messages", access=Access.MAILBOX, query=DeleteMessage,
+        answers={200: Answer("What became of it.", Deleted)},
+        errors=(FolderNotFound, MessageNotFound),
+    ),
+    Operation(
+        "GET", _MESSAGE + "/raw", get_raw, tag="Messages", access=Access.MAILBOX, query=PartInFolder,
+        answers={200: Answer("The message.", media_type="message/rfc822")},
+        errors=(FolderNotFound, MessageNotFound), seconds=None,
+    ),
+    Operation(
+        "GET", _MESSAGE + "/attachments/{id}", get_attachment, tag="Messages", access=Access.MAILBOX,
+        query=PartInFolder,
+        answers={200: Answer("The part, decoded, with its own Content-Type.", media_type="*/*")},
+        errors=(FolderNotFound, MessageNotFound, AttachmentNotFound), seconds=None,
+    ),
+    Operation(
+        "POST", _MESSAGE + "/move", move_message, tag="Messages", access=Access.MAILBOX, query=InFolder,
+        body=Destination,
+        answers={200: Answer("Where it is now.", Place)},
+        errors=(FolderNotFound, MessageNotFound),
+    ),
+    Operation(
+        "POST", _MESSAGE + "/copy", copy_message, tag="Messages", access=Access.MAILBOX, query=InFolder,
+        body=Destination,
+        answers={200: Answer("Where the copy is.", Place)},
+        errors=(FolderNotFound, MessageNotFound),
+    ),
+    Operation(
+        "POST", _MESSAGE + "/mark", mark_message, tag="Messages", access=Access.MAILBOX, query=InFolder, body=Mark,
+        answers={200: Answer("The flags now.", Marked)},
+        errors=(FolderNotFound, MessageNotFound),
+    ),
+    # ---- sending
+    Operation(
+        "POST", "/api/send", send_message, tag="Send", access=Access.MAILBOX, body=OutgoingMessage,
+        answers={
+            200: Answer("The server took it, for at least one recipient.", SendResult),
+            202: Answer("Still running, or uncertain: the server's last reply was lost.", SendResult),
+        },
+        errors=(
+            RecipientsRejected, IdempotencyConflict, IdempotencyMismatch, FolderNotFound, MessageNotFound,
+            PayloadTooLarge,
+        ),
+        max_body=max_send_body, seconds=SEND_SECONDS,
+    ),
+    Operation(
+        "GET", "/api/send/{id}", get_send, tag="Send", access=Access.MAILBOX,
+        answers={200: Answer("What became of it.", SendResult)},
+        errors=(SendNotFound,),
+    ),
+    # ---- operations
+    Operation(
+        "GET", "/healthz", get_health, tag="Operations", access=Access.OPEN,
+        answers={200: Answer("Alive.", Status)},
+    ),
+    Operation(
+        "GET", "/readyz", get_readiness, tag="Operations", access=Access.OPEN,
+        answers={200: Answer("Ready.", Readiness), 503: Answer("Not ready.", Readiness)},
+    ),
+    Operation(
+        "GET", "/openapi.json", get_openapi, tag="Operations", access=Access.OPEN,
+        answers={200: Answer("This document.", media_type="application/json")},
+    ),
+    Operation(
+        "GET", "/problems/{code}", explain_problem, tag="Operations", access=Access.OPEN,
+        answers={200: Answer("What the problem means.", media_type="text/html")},
+        errors=(RouteNotFound,),
+    ),
+)  # fmt: skip

@@ -1,0 +1,208 @@
+"""The composition root: the one module that knows every concrete class, and the order they are opened and closed in."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cbemail.api.middleware import Front
+from cbemail.api.openapi import build_openapi
+from cbemail.api.operation import Operation, request_id_of
+from cbemail.api.problems import problem_response
+from cbemail.api.routes import OPERATIONS
+from cbemail.api.send import render
+from cbemail.api.state import Services, State
+from cbemail.clock import now
+from cbemail.errors import CbemailError, MethodNotAllowed, RouteNotFound
+from cbemail.hosts import MailHosts
+from cbemail.ids import SessionId
+from cbemail.imap.directory import FolderDirectory
+from cbemail.imap.pool import ImapPool
+from cbemail.mailbox.actions import MailboxActions
+from cbemail.mailbox.folders import MailboxFolders
+from cbemail.mailbox.view import MailboxView
+from cbemail.outbox.outbox import Outbox
+from cbemail.outbox.sent import SentFolder
+from cbemail.sessions.keys import KeyRing
+from cbemail.sessions.registry import Sessions
+from cbemail.sessions.tokens import ApiKeys, Tokens
+from cbemail.sessions.vault import Vault
+from cbemail.settings import Settings
+from cbemail.smtp.pool import SmtpPool
+from cbemail.store.database import Database
+from cbemail.store.duckdb_database import DuckDbDatabase
+from cbemail.store.repository import Repository
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 8.0  # for what is being sent at shutdown; container engines kill after 10
+UPKEEP_SECONDS = 60.0  # between writes of when sessions were last used
+KEYS_KEPT = timedelta(hours=24)  # idempotency keys, and the answers to them
+SENDS_KEPT = timedelta(days=30)  # what became of single messages, for GET /api/send/{id}
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The service as an ASGI application. Nothing is opened before its lifespan starts."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+        async with AsyncExitStack() as stack:
+            services = await _open(settings, stack)
+            yield {"services": services}
+
+    app = Starlette(
+        routes=_routes(),
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _no_route},
+    )
+    app.router.redirect_slashes = False
+    app.state.openapi = build_openapi(OPERATIONS, version("cbemail"))
+    return Front(app)
+
+
+async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
+    """Open everything, in an order in which each part may rely on those before it; ``stack`` closes in reverse."""
+    database = await DuckDbDatabase.open(settings.db_path)
+    stack.push_async_callback(database.close)
+    repository = Repository(database)
+    uncertain = await repository.settle_interrupted_sends(now())
+    if uncertain:
+        log.warning("%d sends were interrupted, and are uncertain now", uncertain)
+
+    hosts = MailHosts(
+        allow_networks=settings.allow_mail_networks,
+        allow_ports=settings.allow_mail_ports,
+        allow_plaintext_login=settings.allow_plaintext_login,
+        ca_file=settings.mail_ca_file,
+    )
+    keyring = KeyRing(settings.secret_key)
+    tokens = Tokens(
+        keyring,
+        expire_minutes=settings.access_token_expire_minutes,
+        refresh_days=settings.session_ttl_days,
+    )
+    sessions = Sessions(
+        repository,
+        Vault(keyring),
+        tokens,
+        hosts,
+        now,
+        time_to_live=timedelta(days=settings.session_ttl_days),
+    )
+    await sessions.load()
+    stack.push_async_callback(sessions.save_use)
+
+    imap = ImapPool(
+        sessions.connect_imap,
+        per_session=settings.imap_connections_per_session,
+        total=settings.imap_connections_total,
+        idle_seconds=settings.imap_idle_seconds,
+    )
+    stack.callback(imap.close)
+
+    async def smtp_host(session_id: SessionId) -> str:
+        return sessions.require(session_id).smtp.host
+
+    smtp = SmtpPool(
+        sessions.connect_smtp,
+        smtp_host,
+        per_host=settings.smtp_connections_per_host,
+        messages_per_connection=settings.smtp_messages_per_connection,
+    )
+    stack.push_async_callback(smtp.aclose)
+
+    directory = FolderDirectory(imap)
+    sessions.on_end += [imap.close_session, smtp.close_session, directory.forget]
+    outbox = Outbox(repository, smtp, SentFolder(imap, directory), now, render)
+    stack.push_async_callback(outbox.drain, DRAIN_SECONDS)
+
+    upkeep = asyncio.create_task(_keep_up(sessions, repository))
+    stack.push_async_callback(_stop, upkeep)
+    watch = asyncio.create_task(_exit_when_failed(database))
+    stack.push_async_callback(_stop, watch)
+    return Services(
+        settings=settings,
+        clock=now,
+        started_at=now(),
+        database=database,
+        hosts=hosts,
+        sessions=sessions,
+        tokens=tokens,
+        api_keys=ApiKeys(settings.api_keys),
+        imap=imap,
+        smtp=smtp,
+        folders=MailboxFolders(imap, directory),
+        view=MailboxView(imap, directory, now),
+        actions=MailboxActions(imap, directory, now),
+        outbox=outbox,
+    )
+
+
+async def _keep_up(sessions: Sessions, repository: Repository) -> None:
+    """What is written or cleared away now and then. A store that is full or failed for the moment ends nothing."""
+    while True:
+        await asyncio.sleep(UPKEEP_SECONDS)
+        try:
+            await sessions.save_use()
+            await sessions.end_unused()
+            await repository.purge_expired(now(), keys=KEYS_KEPT, sends=SENDS_KEPT)
+        except CbemailError as error:
+            log.warning("upkeep of the store failed, and is tried again: %s", error.code)
+
+
+async def _exit_when_failed(database: Database) -> None:
+    """A store that has failed for good cannot be trusted before it is opened anew: the process ends, to be restarted
+    by whoever runs it. What was acknowledged is on disk."""
+    await database.failed.wait()
+    log.critical("the store failed: the service stops")
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _routes() -> list[Route]:
+    """One route a path, which knows all its methods: so a wrong one is told which there are."""
+    by_path: dict[str, dict[str, Operation[Any, Any]]] = {}
+    for operation in OPERATIONS:
+        by_path.setdefault(operation.path, {})[operation.method] = operation
+    return [Route(path, _Methods(operations)) for path, operations in by_path.items()]
+
+
+class _Methods:
+    """The operations of one path."""
+
+    def __init__(self, operations: dict[str, Operation[Any, Any]]) -> None:
+        self._operations = operations
+        if "GET" in operations:
+            operations.setdefault("HEAD", operations["GET"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operations.get(scope["method"])
+        if operation is not None:
+            await operation(scope, receive, send)
+            return
+        allowed = ", ".join(sorted(self._operations))
+        error = MethodNotAllowed(f"this path takes {allowed}", allowed=allowed)
+        scope["problem"] = error
+        await problem_response(error, request_id_of(scope))(scope, receive, send)
+
+
+async def _no_route(request: Request[Any], _: Exception) -> Response:
+    error = RouteNotFound("there is nothing at this path")
+    request.scope["problem"] = error
+    return problem_response(error, request_id_of(request.scope))
