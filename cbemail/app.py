@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ParamSpec
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,11 +40,13 @@ from cbemail.sessions.tokens import ApiKeys, Tokens
 from cbemail.sessions.vault import Vault
 from cbemail.settings import Settings
 from cbemail.smtp.pool import SmtpPool
-from cbemail.store.database import Database
+from cbemail.store.database import Database, StoreUnusable
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.repository import Repository
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 DRAIN_SECONDS = 8.0  # for what is being sent at shutdown; container engines kill after 10
 UPKEEP_SECONDS = 60.0  # between writes of when sessions were last used
@@ -74,6 +76,7 @@ def create_app(settings: Settings) -> ASGIApp:
 async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
     """Open everything, in an order in which each part may rely on those before it; ``stack`` closes in reverse."""
     database = await DuckDbDatabase.open(settings.db_path)
+    stack.callback(_tell_failure, database)  # after all is closed
     stack.push_async_callback(database.close)
     repository = Repository(database)
     uncertain = await repository.settle_interrupted_sends(now())
@@ -101,7 +104,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
         time_to_live=timedelta(days=settings.session_ttl_days),
     )
     await sessions.load()
-    stack.push_async_callback(sessions.save_use)
+    stack.push_async_callback(_tolerantly, sessions.save_use)
 
     imap = ImapPool(
         sessions.connect_imap,
@@ -153,12 +156,18 @@ async def _keep_up(sessions: Sessions, repository: Repository) -> None:
     """What is written or cleared away now and then. A store that is full or failed for the moment ends nothing."""
     while True:
         await asyncio.sleep(UPKEEP_SECONDS)
-        try:
-            await sessions.save_use()
-            await sessions.end_unused()
-            await repository.purge_expired(now(), keys=KEYS_KEPT, sends=SENDS_KEPT)
-        except CbemailError as error:
-            log.warning("upkeep of the store failed, and is tried again: %s", error.code)
+        await _tolerantly(sessions.save_use)
+        await _tolerantly(sessions.end_unused)
+        await _tolerantly(repository.purge_expired, now(), keys=KEYS_KEPT, sends=SENDS_KEPT)
+
+
+async def _tolerantly(
+    keep: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs
+) -> None:
+    try:
+        await keep(*args, **kwargs)
+    except CbemailError as error:
+        log.warning("upkeep of the store failed: %s", error.code)
 
 
 async def _exit_when_failed(database: Database) -> None:
@@ -167,6 +176,14 @@ async def _exit_when_failed(database: Database) -> None:
     await database.failed.wait()
     log.critical("the store failed: the service stops")
     signal.raise_signal(signal.SIGTERM)
+
+
+def _tell_failure(database: Database) -> None:
+    """End the lifespan with the failure, so that the process does not end as if all were well."""
+    if database.failed.is_set():
+        raise StoreUnusable(
+            "The store failed while it was in use: look at the disk, and start again."
+        )
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -197,12 +214,12 @@ class _Methods:
             await operation(scope, receive, send)
             return
         allowed = ", ".join(sorted(self._operations))
-        error = MethodNotAllowed(f"this path takes {allowed}", allowed=allowed)
+        error = MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed)
         scope["problem"] = error
         await problem_response(error, request_id_of(scope))(scope, receive, send)
 
 
 async def _no_route(request: Request[Any], _: Exception) -> Response:
-    error = RouteNotFound("there is nothing at this path")
+    error = RouteNotFound("There is nothing at this path.")
     request.scope["problem"] = error
     return problem_response(error, request_id_of(request.scope))

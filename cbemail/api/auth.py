@@ -30,19 +30,19 @@ def identify(request: Request[Any], services: Services) -> Caller:
         tokens = request.headers.getlist("authorization")
         keys = request.headers.getlist("x-api-key")
         if len(tokens) + len(keys) > 1:
-            raise Unauthenticated("give one credential: a Bearer token or an API key")
+            raise Unauthenticated("Give one credential: a Bearer token or an API key.")
         if keys:
             if not services.api_keys.accepts(keys[0]):
-                raise Unauthenticated("the API key is not valid")
+                raise Unauthenticated("The API key is not valid.")
             return Caller(None)
         if not tokens:
-            raise Unauthenticated("this call needs a Bearer token or an API key")
+            raise Unauthenticated("This call needs a Bearer token or an API key.")
         scheme, _, token = tokens[0].partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("the Authorization header must hold a Bearer token")
+            raise Unauthenticated("The Authorization header must hold a Bearer token.")
         session_id = services.tokens.verify(token.strip()).session_id
         if not services.sessions.exists(session_id):  # its end revokes every token at once
-            raise Unauthenticated("the token is not valid: its session has ended")
+            raise Unauthenticated("The token is not valid: its session has ended.")
         return Caller(session_id)
 
 
@@ -52,12 +52,12 @@ def session_for_mailbox(request: Request[Any], services: Services) -> SessionRec
     named = request.headers.get("x-session-id")
     if caller.session_id is None:
         if not named:
-            raise SessionRequired("with an API key, name the session in the X-Session-ID header")
+            raise SessionRequired("With an API key, name the session in the X-Session-ID header.")
         session_id = SessionId(named)
     else:
         session_id = caller.session_id
         if named and named != session_id:
-            raise SessionNotFound("there is no such session")
+            raise SessionNotFound("There is no such session.")
     session = services.sessions.require(session_id)
     services.sessions.touch(session_id)
     return session
@@ -68,11 +68,11 @@ def session_in_path(request: Request[Any], services: Services) -> SessionRecord:
     caller = identify(request, services)
     session_id = SessionId(request.path_params["id"])
     if caller.session_id is not None and caller.session_id != session_id:
-        raise SessionNotFound("there is no such session")
+        raise SessionNotFound("There is no such session.")
     return services.sessions.require(session_id)
 
 
 def require_service(request: Request[Any], services: Services) -> None:
     """An API key, and nothing less."""
     if identify(request, services).session_id is not None:
-        raise Unauthenticated("this call needs an API key")
+        raise Unauthenticated("This call needs an API key.")

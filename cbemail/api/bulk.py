@@ -68,7 +68,9 @@ async def _change(call: Call[object, Bulk], body: Bulk, chosen: Chosen) -> BulkA
             return await actions.bulk_mark(session_id, body.folder, chosen, change)
         case Action.MOVE | Action.COPY:
             if body.destination is None:
-                raise InvalidRequest.at("#/destination", f"{body.action} needs a destination")
+                raise InvalidRequest.at(
+                    "#/destination", f"The action {body.action} needs a destination."
+                )
             return await actions.bulk_relocate(
                 session_id,
                 body.folder,
@@ -84,7 +86,7 @@ async def _change(call: Call[object, Bulk], body: Bulk, chosen: Chosen) -> BulkA
 
 def _chosen(body: Bulk) -> Chosen:
     if (body.uids is None) == (body.filter is None):
-        raise InvalidRequest("say which messages: by uids or by filter, one of them")
+        raise InvalidRequest("Say which messages: by uids or by filter, one of them.")
     if body.filter is not None:
         return body.filter
     return [Uid(uid) for uid in body.uids or ()]
@@ -95,4 +97,6 @@ def _refuse_other_fields(body: Bulk) -> None:
     for action, names in _FIELDS.items():
         for name in names - _FIELDS[body.action] if action is not body.action else ():
             if getattr(body, name) not in (None, False, []):
-                raise InvalidRequest.at(f"#/{name}", f"{name} does not belong to {body.action}")
+                raise InvalidRequest.at(
+                    f"#/{name}", f"The field {name} does not belong to the action {body.action}."
+                )

@@ -61,7 +61,7 @@ async def read_octets(request: Request[Any], limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body may have at most {limit} octets")
+    return PayloadTooLarge(f"The body may have at most {limit} octets.")
 
 
 def media_type(request: Request[Any]) -> str:
@@ -74,7 +74,7 @@ def require_json(request: Request[Any]) -> None:
     if given != "application/json" and not (
         given.startswith("application/") and given.endswith("+json")
     ):
-        raise UnsupportedMediaType("this call takes a body of Content-Type application/json")
+        raise UnsupportedMediaType("This call takes a body of Content-Type application/json.")
 
 
 def decode_json(data: bytes, decoder: Decoder[T]) -> T:
@@ -89,7 +89,7 @@ def decode_json(data: bytes, decoder: Decoder[T]) -> T:
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise MalformedJson("the body is not valid JSON in UTF-8") from exc
+        raise MalformedJson("The body is not valid JSON in UTF-8.") from exc
 
 
 _AT = re.compile(r"^(?P<what>.*?) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
@@ -100,13 +100,13 @@ def invalid(message: str) -> InvalidRequest:
     """msgspec's message as ours, its path as a JSON pointer.
 
     >>> invalid("Expected `str`, got `int` - at `$.to[1]`").errors
-    [FieldError(pointer='#/to/1', detail='Expected str, got int')]
+    [FieldError(pointer='#/to/1', detail='Expected str, got int.')]
     """
     match = _AT.match(message)
     what, path = (match["what"], match["path"]) if match else (message, "")
     steps = [step["name"] or step["index"].replace("...", "*") for step in _STEP.finditer(path)]
     pointer = "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
-    return InvalidRequest.at(pointer, what.replace("`", ""))
+    return InvalidRequest.at(pointer, what.replace("`", "").rstrip(".") + ".")
 
 
 # ---- queries
@@ -116,7 +116,7 @@ def decode_query(params: QueryParams, kind: type[T]) -> T:
     """Query parameters as a struct. Unknown ones and repeated ones are refused: a typo is never silently ignored."""
     values = dict(params)
     if len(values) != len(params.multi_items()):
-        raise InvalidRequest("a query parameter is given more than once")
+        raise InvalidRequest("A query parameter is given more than once.")
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as exc:
@@ -137,7 +137,7 @@ def decode_cursor(cursor: str, kind: type[T]) -> T:
         data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
         return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError) as exc:  # msgspec's and base64's errors are ValueErrors
-        raise InvalidRequest.at("#/cursor", "this is no cursor of this listing") from exc
+        raise InvalidRequest.at("#/cursor", "This is no cursor of this listing.") from exc
 
 
 def tagged_response(request: Request[Any], content: object) -> Response:

@@ -51,7 +51,7 @@ async def change_folder(call: Call[object, FolderChange]) -> Response:
     name: str = call.path("path")
     change = call.body
     if change.name is UNSET and change.subscribed is UNSET:
-        raise InvalidRequest("name a change: name or subscribed")
+        raise InvalidRequest("Name a change: name or subscribed.")
     folders = call.services.folders
     folder: Folder | None = None
     if change.name is not UNSET:

@@ -86,7 +86,7 @@ def _day(value: str | None, name: str) -> date | None:
     try:
         return date.fromisoformat(value[:10] if value[10:11] in {"T", "t", " "} else value)
     except ValueError as exc:
-        raise InvalidRequest.at(f"#/{name}", "write a date as 2026-01-31") from exc
+        raise InvalidRequest.at(f"#/{name}", "Write a date as 2026-01-31.") from exc
 
 
 def _header(value: str | None) -> tuple[str, str] | None:

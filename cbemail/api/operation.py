@@ -159,7 +159,7 @@ class Operation(Generic[Q, B]):
                 if hang_up is not None:
                     hang_up.cancel()
         if cancel.cancelled_caught and loop.time() >= cancel.deadline:
-            too_late = UpstreamTimeout("the request took too long and was given up", retry_after=5)
+            too_late = UpstreamTimeout("The request took too long and was given up.", retry_after=5)
             await self._fail(too_late, scope, receive, send)
 
     async def _decode(self, request: Request[State]) -> Call[Q, B]:

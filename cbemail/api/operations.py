@@ -40,7 +40,7 @@ async def explain_problem(call: Call[object, None]) -> Response:
     rows = {kind.code: problem for kind, problem in PROBLEMS.items()} | {INTERNAL_CODE: INTERNAL}
     problem = rows.get(code)
     if problem is None:
-        raise RouteNotFound("there is no problem of that code")
+        raise RouteNotFound("There is no problem of that code.")
     return HTMLResponse(
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{escape(problem.title)}</title><h1>{escape(problem.title)}</h1>"

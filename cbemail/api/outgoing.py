@@ -138,7 +138,7 @@ async def prepare(call: Call[Any, OutgoingMessage], *, keep_bcc: bool = False) -
     limit = call.services.settings.max_message_mb * 1024 * 1024
     if len(composed.content) > limit:
         raise PayloadTooLarge(
-            f"the message is {len(composed.content)} octets, and may have {limit}"
+            f"The message is {len(composed.content)} octets, and may have {limit}."
         )
     return Prepared(sender, _distinct([*draft.to, *draft.cc, *draft.bcc]), composed, original)
 
@@ -163,7 +163,7 @@ def _sender(body: OutgoingMessage, session: SessionRecord) -> Address:
         return Address(session.name, session.email)
     sender = _address(body.from_, "#/from")
     if sender.address.casefold() != session.email.casefold():
-        raise InvalidRequest.at("#/from", f"this session sends as {session.email} only")
+        raise InvalidRequest.at("#/from", f"This session sends as {session.email} only.")
     return Address(sender.name or session.name, session.email)
 
 
@@ -181,14 +181,16 @@ def _addresses(value: Addresses, name: str) -> list[Address]:
         return [_address(value, f"#/{name}")]
     if len(value) > MAX_RECIPIENTS:
         raise InvalidRequest.at(
-            f"#/{name}", f"one message takes at most {MAX_RECIPIENTS} recipients"
+            f"#/{name}", f"One message takes at most {MAX_RECIPIENTS} recipients."
         )
     return [_address(one, f"#/{name}/{index}") for index, one in enumerate(value)]
 
 
 def _text(body: OutgoingMessage) -> str | None:
     if body.body is not None and body.text is not None:
-        raise InvalidRequest.at("#/text", "text is another name for body: give one of them")
+        raise InvalidRequest.at(
+            "#/text", "The field text is another name for body: give one of them."
+        )
     return body.body if body.body is not None else body.text
 
 
@@ -199,7 +201,7 @@ def _attachments(given: Sequence[AttachmentInput]) -> list[Attachment]:
             content = b64decode("".join(item.content.split()), validate=True)
         except (Base64Error, ValueError) as exc:
             raise InvalidRequest.at(
-                f"#/attachments/{index}/content", "this is not valid base64"
+                f"#/attachments/{index}/content", "This is not valid base64."
             ) from exc
         attachments.append(Attachment(item.filename, content, item.content_type, item.content_id))
     return attachments
@@ -279,7 +281,7 @@ async def _carried_files(
             async for chunk in part.chunks:
                 room -= len(chunk)
                 if room < 0:
-                    raise PayloadTooLarge("the original's attachments are too large to send on")
+                    raise PayloadTooLarge("The original's attachments are too large to send on.")
                 chunks.append(chunk)
         files.append(
             Attachment(part.filename, b"".join(chunks), part.content_type, info.content_id)

@@ -180,7 +180,7 @@ def problem_response(error: CbemailError | None, request_id: str) -> Response:
     """The response for ``error``; None stands for a defect of ours, of which nothing is told."""
     if error is None:
         return _response(
-            INTERNAL, INTERNAL_CODE, "something went wrong here; it has been logged", request_id
+            INTERNAL, INTERNAL_CODE, "Something went wrong here. It has been logged.", request_id
         )
     extra: dict[str, Any] = {}
     if isinstance(error, errors.InvalidRequest):

@@ -33,7 +33,7 @@ async def send_message(call: Call[object, OutgoingMessage]) -> Response:
             return _replayed(replay)
     prepared = await prepare(call)
     if not prepared.recipients:
-        raise InvalidRequest.at("#/to", "name at least one recipient in to, cc or bcc")
+        raise InvalidRequest.at("#/to", "Name at least one recipient in to, cc or bcc.")
     submission = Submission(
         session_id=call.session.id,
         envelope=Envelope(
@@ -87,7 +87,7 @@ def _idempotency_key(call: Call[object, OutgoingMessage]) -> IdempotencyKey | No
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         raise InvalidRequest(
-            "an Idempotency-Key is 1 to 255 printable ASCII characters without spaces"
+            "An Idempotency-Key is 1 to 255 printable ASCII characters without spaces."
         )
     return IdempotencyKey("POST /api/send", keys[0], sha256(_encode(call.body)).digest())
 
@@ -123,7 +123,7 @@ async def append_message(call: Call[AppendMessage, Raw]) -> Response:
         content = (await prepare(draft, keep_bcc=True)).composed.content
         flags = flags if call.query.flags is not None else [DRAFT]
     else:
-        raise UnsupportedMediaType("this call takes message/rfc822 or application/json")
+        raise UnsupportedMediaType("This call takes message/rfc822 or application/json.")
     place = await call.services.actions.append(
         call.session.id, call.query.folder, content, flags=flags
     )
@@ -134,9 +134,9 @@ async def append_message(call: Call[AppendMessage, Raw]) -> Response:
 def _crlf(content: bytes) -> bytes:
     """IMAP keeps messages with CRLF line ends, and no NUL (RFC 9051 section 4.3)."""
     if not content.strip():
-        raise InvalidRequest("the message is empty")
+        raise InvalidRequest("The message is empty.")
     if b"\0" in content:
-        raise InvalidRequest("a message must not hold NUL octets")
+        raise InvalidRequest("A message must not hold NUL octets.")
     if content.count(b"\n") == content.count(b"\r\n") == content.count(b"\r"):
         return content
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

@@ -204,7 +204,7 @@ async def issue_token(call: Call[object, TokenRequest]) -> Response:
         record = auth.session_in_path(call.request, services)
         return json_response(_token_view(services.tokens.issue(record.id), None))
     if not services.sessions.exists(session_id):
-        raise Unauthenticated("the refresh token is not valid")
+        raise Unauthenticated("The refresh token is not valid.")
     refresh_token = await services.sessions.refresh(session_id, call.body.refresh_token)
     call.request.scope["session_id"] = session_id
     return json_response(_token_view(services.tokens.issue(session_id), refresh_token))
@@ -260,7 +260,9 @@ def _email(text: str) -> str:
     except ValueError as exc:
         raise InvalidRequest.at("#/email", str(exc)) from exc
     if address.name is not None:
-        raise InvalidRequest.at("#/email", "give the bare address; the display name goes into name")
+        raise InvalidRequest.at(
+            "#/email", "Give the bare address; the display name goes into name."
+        )
     return address.address
 
 
@@ -279,14 +281,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 def _printable(value: str, pointer: str) -> str:
     """A control character in a credential has no use but to end a command early."""
     if not value or _CONTROL.search(value):
-        raise InvalidRequest.at(pointer, "this must not be empty, nor hold control characters")
+        raise InvalidRequest.at(pointer, "This must not be empty, nor hold control characters.")
     return value
 
 
 def _login(email: str, body: NewSession) -> Login:
     provider = find_provider(email)
     if body.oauth2 is not None and (body.password or body.imap.password or body.smtp.password):
-        raise InvalidRequest.at("#/oauth2", "give a password or oauth2, not both")
+        raise InvalidRequest.at("#/oauth2", "Give a password or oauth2, not both.")
     imap_secret = _server_secret(body, body.imap, "imap")
     smtp_secret = _server_secret(body, body.smtp, "smtp")
     imap = _server(email, body, body.imap, provider, "imap")
@@ -302,7 +304,7 @@ def _server_secret(body: NewSession, server: ServerInput, protocol: str) -> Secr
 
 def _secret(password: str | None, oauth2: OAuth2Input | None) -> Secret:
     if (password is None) == (oauth2 is None):
-        raise InvalidRequest.at("#/password", "give a password, or oauth2 in its place")
+        raise InvalidRequest.at("#/password", "Give a password, or oauth2 in its place.")
     if oauth2 is not None:
         return AccessToken(_printable(oauth2.access_token, "#/oauth2/access_token"))
     return Password(_printable(password or "", "#/password"))
@@ -341,7 +343,7 @@ def _port_and_security(
 def _unknown_servers(pointer: str, email: str) -> NoReturn:
     domain = email.rpartition("@")[2]
     raise InvalidRequest.at(
-        pointer, f"the mail servers of {domain} are not known here: name imap.host and smtp.host"
+        pointer, f"The mail servers of {domain} are not known here: name imap.host and smtp.host."
     )
 
 

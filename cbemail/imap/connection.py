@@ -58,7 +58,11 @@ STREAM_LOW_WATER = 64 * 1024
 
 
 class Completion(Struct, frozen=True):
-    """How one command ended, and what the server said meanwhile, in order."""
+    """How one command ended, and what the server said untagged during its flight, in order.
+
+    Of several commands in one flight a server may answer the later one first (Dovecot does), so nothing but its name
+    says to which of them an untagged response belongs: each completion has them all.
+    """
 
     command: Command
     status: StatusResponse
@@ -96,16 +100,16 @@ def raise_refusal(completion: Completion) -> NoReturn:
         ("exist" in text and "not" in text) or "n't exist" in text or "unknown mailbox" in text
     )
     if code in {"NONEXISTENT", "TRYCREATE"} or (not code and missing):
-        raise FolderNotFound("the folder does not exist on the mail server")
+        raise FolderNotFound("The folder does not exist on the mail server.")
     if code == "ALREADYEXISTS" or (not code and name in {"CREATE", "RENAME"} and "exist" in text):
-        raise FolderExists("a folder of that name already exists")
+        raise FolderExists("A folder of that name already exists.")
     if code in {"NOPERM", "CANNOT"} and name in {"CREATE", "RENAME", "DELETE"}:
-        raise FolderProtected("the mail server does not allow this to be done to that folder")
+        raise FolderProtected("The mail server does not allow this to be done to that folder.")
     detail = {
-        "OVERQUOTA": "the mailbox is full: the mail server refused to store more in it",
-        "NOPERM": "the mail server does not permit this operation",
-        "LIMIT": "the mail server refused the operation because of a limit of its own",
-    }.get(code, f"the mail server refused the {name} command")
+        "OVERQUOTA": "The mailbox is full: the mail server refused to store more in it.",
+        "NOPERM": "The mail server does not permit this operation.",
+        "LIMIT": "The mail server refused the operation because of a limit of its own.",
+    }.get(code, f"The mail server refused the {name} command.")
     unavailable = code in {"UNAVAILABLE", "INUSE", "SERVERBUG", "CORRUPTION"}
     error = UpstreamUnavailable if unavailable else UpstreamError
     raise error(detail, protocol="imap", command=name, response_code=code)
@@ -336,7 +340,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
     def abort(self) -> None:
         """Close at once, with no farewell: a command may be unanswered."""
         self._fail(
-            UpstreamUnavailable("the connection to the mail server was closed", protocol="imap")
+            UpstreamUnavailable("The connection to the mail server was closed.", protocol="imap")
         )
 
     def close(self) -> None:
@@ -349,7 +353,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
     def _time_out(self) -> None:
         self._fail(
             UpstreamTimeout(
-                "the mail server did not answer in time", protocol="imap", retry_after=10
+                "The mail server did not answer in time.", protocol="imap", retry_after=10
             )
         )
 
@@ -388,7 +392,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended, it is gone
         self._fail(
             UpstreamUnavailable(
-                "the mail server closed the connection", protocol="imap", retry_after=2
+                "The mail server closed the connection.", protocol="imap", retry_after=2
             )
         )
 
@@ -408,7 +412,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         self._framer = Framer()
 
     def _fail_protocol(self, what: str) -> None:
-        self._fail(UpstreamError(f"the mail server {what}", protocol="imap"))
+        self._fail(UpstreamError(f"The mail server {what}.", protocol="imap"))
 
     def _dispatch(self, response: Response) -> None:
         if isinstance(response, Continuation):
@@ -462,7 +466,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
             log.error("IMAP server called %s bad: %s", command.name, response.text)
             self._fail(
                 UpstreamError(
-                    f"the mail server did not understand the {command.name} command",
+                    f"The mail server did not understand the {command.name} command.",
                     protocol="imap",
                     command=command.name,
                     response_code="BAD",
@@ -471,7 +475,6 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
             return
         flight.pending.popleft()
         flight.completions.append(Completion(command, response, flight.responses))
-        flight.responses = []
         if not flight.pending and not flight.unsent:
             flight.done.set_result(flight.completions)
 
@@ -494,12 +497,12 @@ def said_bye(response: StatusResponse) -> UpstreamUnavailable:
     """BYE as an error: a limit of the server's where it says so, otherwise simply gone."""
     if speaks_of_a_limit(response):
         return ServerLimit(
-            "the mail server allows no more connections for this mailbox",
+            "The mail server allows no more connections for this mailbox.",
             protocol="imap",
             retry_after=5,
         )
     return UpstreamUnavailable(
-        "the mail server ended the connection", protocol="imap", retry_after=2
+        "The mail server ended the connection.", protocol="imap", retry_after=2
     )
 
 

@@ -56,7 +56,7 @@ class FolderDirectory:
             return FolderPath(name)
         path = await self.with_role(session_id, role)
         if path is None:
-            raise FolderNotFound(f"this mailbox has no folder for {name}")
+            raise FolderNotFound(f"This mailbox has no folder for {name}.")
         return path
 
     async def with_role(self, session_id: SessionId, role: Role) -> FolderPath | None:
@@ -98,7 +98,7 @@ class FolderDirectory:
         shown = self._of(session_id).shown.get(imap.selected.path)
         if shown is not None and shown != imap.selected.uid_validity:
             raise MessageNotFound(
-                "the folder was recreated on the mail server since it was listed: list it again"
+                "The folder was recreated on the mail server since it was listed: list it again."
             )
 
     def forget(self, session_id: SessionId) -> None:

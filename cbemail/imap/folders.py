@@ -70,9 +70,8 @@ async def _ask_status(
     for start in range(0, len(paths), STATUS_FLIGHT):
         flight = paths[start : start + STATUS_FLIGHT]
         commands = [Command("STATUS", (mailbox(path), _ITEMS)) for path in flight]
-        for path, completion in zip(flight, await connection.run(*commands), strict=True):
-            for told in _status(completion).values() if completion.ok else ():
-                status[path] = told
+        *_, completion = await connection.run(*commands)
+        status |= _status(completion)
     return status
 
 

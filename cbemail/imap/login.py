@@ -84,16 +84,16 @@ async def _connect(server: MailServer, hosts: MailHosts) -> ImapConnection:
 def _tls_failure(exc: OSError) -> UpstreamError:
     if isinstance(exc, TimeoutError):
         return UpstreamTimeout(
-            "the mail server did not answer in time", protocol="imap", retry_after=10
+            "The mail server did not answer in time.", protocol="imap", retry_after=10
         )
     if isinstance(exc, ssl.SSLCertVerificationError):
         return UpstreamError(
-            "the certificate of the IMAP server is not valid for its name", protocol="imap"
+            "The certificate of the IMAP server is not valid for its name.", protocol="imap"
         )
     if isinstance(exc, ssl.SSLError):
-        return UpstreamError("the IMAP server does not speak TLS as it should", protocol="imap")
+        return UpstreamError("The IMAP server does not speak TLS as it should.", protocol="imap")
     return UpstreamUnavailable(
-        "the IMAP server closed the connection", protocol="imap", retry_after=10
+        "The IMAP server closed the connection.", protocol="imap", retry_after=10
     )
 
 
@@ -104,12 +104,12 @@ async def _greeting(connection: ImapConnection) -> StatusResponse:
                 greeting = await connection.greeting
     except TimeoutError as exc:
         raise UpstreamTimeout(
-            "the IMAP server did not greet in time", protocol="imap", retry_after=10
+            "The IMAP server did not greet in time.", protocol="imap", retry_after=10
         ) from exc
     if greeting.status == "BYE":
         raise said_bye(greeting)
     if greeting.status not in {"OK", "PREAUTH"}:
-        raise UpstreamError("the server does not greet as an IMAP server does", protocol="imap")
+        raise UpstreamError("The server does not greet as an IMAP server does.", protocol="imap")
     return greeting
 
 
@@ -119,12 +119,12 @@ async def _start_tls(
     """RFC 9051 section 6.2.1. A server that cannot is refused: going on in the clear is what an attacker wants."""
     if greeting.status == "PREAUTH":  # it never allows STARTTLS any more (RFC 9051 section 11.1)
         raise UpstreamError(
-            "the IMAP server skipped TLS, which this session requires", protocol="imap"
+            "The IMAP server skipped TLS, which this session requires.", protocol="imap"
         )
     (completion,) = await connection.run(_STARTTLS)
     if not completion.ok:
         raise UpstreamError(
-            "the IMAP server does not offer STARTTLS", protocol="imap", command="STARTTLS"
+            "The IMAP server does not offer STARTTLS.", protocol="imap", command="STARTTLS"
         )
     connection.forget_buffered()
     try:
@@ -153,7 +153,7 @@ async def _authenticate(connection: ImapConnection, server: MailServer, secret: 
         completion = await _authenticate_plain(connection, server.username, secret.value)
     else:
         raise UpstreamError(
-            "the IMAP server offers no way to log in with a password on this connection",
+            "The IMAP server offers no way to log in with a password on this connection.",
             protocol="imap",
         )
     if not completion.ok:
@@ -204,14 +204,14 @@ def _login_refused(status: StatusResponse) -> Exception:
     log.info("IMAP login refused: [%s] %s", code, status.text)
     if speaks_of_a_limit(status):
         return ServerLimit(
-            "the mail server allows no more connections for this mailbox",
+            "The mail server allows no more connections for this mailbox.",
             protocol="imap",
             retry_after=5,
         )
     if code in {"UNAVAILABLE", "INUSE", "SERVERBUG", "CONTACTADMIN"}:
         return UpstreamUnavailable(
-            "the mail server cannot check the login at the moment", protocol="imap", retry_after=30
+            "The mail server cannot check the login at the moment.", protocol="imap", retry_after=30
         )
     if code == "PRIVACYREQUIRED":
-        return UpstreamError("the IMAP server wants TLS before a login", protocol="imap")
-    return CredentialsRejected("the IMAP server refused the user name or password")
+        return UpstreamError("The IMAP server wants TLS before a login.", protocol="imap")
+    return CredentialsRejected("The IMAP server refused the user name or password.")

@@ -28,12 +28,14 @@ from cbemail.imap.protocol import (
     Uid,
     UidSet,
     UidValidity,
+    Untagged,
 )
 from cbemail.imap.search import SearchProgram
 from cbemail.imap.wire import Argument, Command, Literal, flag_list, internal_date, mailbox
 
-_NOOP = Command("NOOP")
 _EXPUNGE = Command("EXPUNGE")
+
+SEARCHES = 3  # of a mailbox that changes while it is searched; then the last answer is as good as any
 
 # Rows asked for in one FETCH: enough to make the round trip cheap, few enough to bound what an answer can hold.
 FETCH_ROWS = 500
@@ -49,12 +51,12 @@ async def select(connection: ImapConnection, folder: FolderPath) -> SelectData:
     (completion,) = await connection.run(Command("SELECT", (mailbox(folder),)))
     if not completion.ok:
         if completion.status.code is None or completion.status.code.name in {"CANNOT", "NOPERM"}:
-            raise FolderNotFound(f"the folder {folder} does not exist, or holds no messages")
+            raise FolderNotFound(f"The folder {folder} does not exist, or holds no messages.")
         completion.require_ok()
     validity = completion.code("UIDVALIDITY")
     if validity is None or not validity.isdigit():
         raise UpstreamError(
-            "the mail server gives no UIDVALIDITY, without which messages cannot be named",
+            "The mail server gives no UIDVALIDITY, without which messages cannot be named.",
             protocol="imap",
             command="SELECT",
         )
@@ -103,8 +105,8 @@ class Found(Struct, frozen=True):
 async def search(connection: ImapConnection, program: SearchProgram) -> Found:
     """UID SEARCH, with what has happened in the mailbox until now taken into account.
 
-    A NOOP goes ahead in the same flight: a server need not look for new mail before it answers a SEARCH, and a message
-    just appended over another connection would be missing.
+    A server may look for news only after it has searched, and then tell of them in the same breath: a message that was
+    just appended over another connection would be missing. So it is asked again where it told of any.
 
     Raises:
         InvalidRequest: the server cannot search for text that is not ASCII.
@@ -112,10 +114,29 @@ async def search(connection: ImapConnection, program: SearchProgram) -> Found:
     returning = (b"RETURN (ALL)",) if "ESEARCH" in connection.capabilities else ()
     charset = (b"CHARSET UTF-8",) if program.charset else ()
     command = Command("UID SEARCH", (*returning, *charset, *program.arguments))
-    _, completion = await connection.run(_NOOP, command)
-    if completion.status.code is not None and completion.status.code.name == "BADCHARSET":
-        raise InvalidRequest("this mail server can search for ASCII text only")
-    completion.require_ok()
+    searches = 0
+    while True:
+        searches += 1
+        known = connection.selected.exists if connection.selected is not None else None
+        (completion,) = await connection.run(command)
+        if completion.status.code is not None and completion.status.code.name == "BADCHARSET":
+            raise InvalidRequest("This mail server can search for ASCII text only.")
+        completion.require_ok()
+        if searches == SEARCHES or not _tells_news(completion, known):
+            return _found(completion)
+
+
+def _tells_news(completion: Completion, known: int | None) -> bool:
+    """Whether the mailbox was seen to change while it was searched."""
+    changed = {"EXPUNGE", "VANISHED", "FETCH"}
+    return any(
+        response.name in changed or (response.name == "EXISTS" and response.number != known)
+        for response in completion.responses
+        if isinstance(response, Untagged)
+    )
+
+
+def _found(completion: Completion) -> Found:
     for response in completion.untagged("ESEARCH"):
         return Found(tuple(sorted(esearch_data(response).all)))
     uids = [uid for response in completion.untagged("SEARCH") for uid in search_uids(response)]

@@ -305,7 +305,7 @@ class ImapPool:
         if slot is None:
             return
         slot.bound = 0
-        self._fail_waiters(slot, Overloaded("the session was closed"))
+        self._fail_waiters(slot, Overloaded("The session was closed."))
         for connection in list(slot.idle):
             self._discard_idle(connection)
 
@@ -323,5 +323,5 @@ class ImapPool:
 
 def _busy() -> Overloaded:
     return Overloaded(
-        "every connection this session may have to its mail server is busy", retry_after=2
+        "Every connection this session may have to its mail server is busy.", retry_after=2
     )

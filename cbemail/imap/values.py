@@ -9,7 +9,7 @@ from typing import TypeAlias
 from cbemail.imap.framing import Frame
 from cbemail.imap.protocol import ImapSyntaxError, Uid, Value
 
-MAX_DEPTH = 100  # of parentheses; a message nested deeper is an attack on its reader
+MAX_DEPTH = 512  # of parentheses: a part in a part takes up to three, and servers nest parts 100 deep at most
 MAX_NUMBER = (1 << 63) - 1  # RFC 9051 section 9, number64
 MAX_UID = (1 << 32) - 1
 

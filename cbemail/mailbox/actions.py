@@ -59,10 +59,10 @@ def flag_change(
     remove = [flag for value, flag in wanted if value is False] + [Flag(f) for f in remove_flags]
     both = {flag.lower() for flag in add} & {flag.lower() for flag in remove}
     if both:
-        raise InvalidRequest(f"the flag {min(both)} cannot be both set and removed")
+        raise InvalidRequest(f"The flag {min(both)} cannot be both set and removed.")
     if not add and not remove:
         raise InvalidRequest(
-            "name at least one change: read, flagged, answered, add_flags or remove_flags"
+            "Name at least one change: read, flagged, answered, add_flags or remove_flags."
         )
     return Change(tuple(add), tuple(remove))
 
@@ -241,7 +241,7 @@ class MailboxActions:
         if found.count > MAX_BULK:
             raise InvalidRequest.at(
                 "#/filter",
-                f"the filter fits {found.count} messages, and one call changes at most {MAX_BULK}: narrow it",
+                f"The filter fits {found.count} messages, and one call changes at most {MAX_BULK}: narrow it.",
             )
         return list(found)
 
@@ -251,7 +251,7 @@ class MailboxActions:
         folder = await self._directory.resolve(session_id, folder_name)
         destination = await self._directory.resolve(session_id, destination_name)
         if folder == destination:
-            raise InvalidRequest.at("#/destination", f"the message already is in {folder}")
+            raise InvalidRequest.at("#/destination", f"The message already is in {folder}.")
         return folder, destination
 
 
@@ -320,8 +320,8 @@ def _require_storable(imap: ImapConnection, change: Change) -> None:
     known = {flag.lower() for flag in permanent}
     for flag in change.add:
         if flag.lower() not in known:
-            raise InvalidRequest(f"this folder cannot keep the flag {flag}")
+            raise InvalidRequest(f"This folder cannot keep the flag {flag}.")
 
 
 def _no_message(uid: Uid, folder: FolderPath) -> MessageNotFound:
-    return MessageNotFound(f"there is no message {uid} in {folder}")
+    return MessageNotFound(f"There is no message {uid} in {folder}.")

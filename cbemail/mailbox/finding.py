@@ -29,8 +29,8 @@ async def find(imap: ImapConnection, criteria: SearchFilter, *, today: date) -> 
     if found.count > MAX_STRUCTURES:
         raise InvalidRequest.at(
             "#/has_attachments",
-            f"has_attachments looks at every message that fits the other filters, and these are {found.count}: narrow"
-            f" them to {MAX_STRUCTURES} (by since, before, from, …)",
+            f"The filter has_attachments looks at every message that fits the other filters, and these are {found.count}: narrow"
+            f" them to {MAX_STRUCTURES} (by since, before, from, …).",
         )
     rows = await fetch(imap, found, b"BODYSTRUCTURE")
     fitting = [uid for uid, row in rows.items() if has_attachments(row) is program.has_attachments]

@@ -55,7 +55,7 @@ class MailboxFolders:
         for folder in await self.list_all(session_id):
             if folder.path == path:
                 return folder
-        raise FolderNotFound(f"there is no folder {path}")
+        raise FolderNotFound(f"There is no folder {path}.")
 
     async def create(self, session_id: SessionId, name: str) -> Folder:
         """Make a folder. Levels are separated as the server does, or by ``/``, whatever the server's delimiter is."""
@@ -72,7 +72,7 @@ class MailboxFolders:
         if (
             path == INBOX
         ):  # RFC 9051 6.3.6: it would empty INBOX into a new folder, which nobody expects
-            raise FolderProtected("INBOX cannot be renamed")
+            raise FolderProtected("INBOX cannot be renamed.")
         if path != to:
             self._pool.deselect(session_id, path)
             async with self._pool.lease(session_id) as imap:
@@ -96,7 +96,7 @@ class MailboxFolders:
         """Delete a folder and the messages in it. INBOX stays."""
         path = await self._directory.resolve(session_id, folder_name)
         if path == INBOX:
-            raise FolderProtected("INBOX cannot be deleted")
+            raise FolderProtected("INBOX cannot be deleted.")
         self._pool.deselect(session_id, path)
         async with self._pool.lease(session_id) as imap:
             await delete_folder(imap, path)
@@ -109,7 +109,7 @@ class MailboxFolders:
         levels = name.split(delimiter) if delimiter else [name]
         if not all(level.strip() for level in levels):
             raise InvalidRequest.at(
-                "#/name", "every level of a folder's name needs at least one character"
+                "#/name", "Every level of a folder's name needs at least one character."
             )
         return FolderPath(name)
 

@@ -146,7 +146,7 @@ class MailboxView:
             validity = imap.selected.uid_validity
             if after is not None and after.uid_validity != validity:
                 raise CursorExpired(
-                    "the folder was recreated on the mail server: start the listing again"
+                    "The folder was recreated on the mail server: start the listing again."
                 )
             self._directory.show(session_id, imap)
             found = await find(imap, criteria, today=self._clock().date())
@@ -182,7 +182,7 @@ class MailboxView:
             self._directory.require_shown(session_id, imap)
             row = (await fetch(imap, [uid], _MESSAGE_ITEMS)).get(uid)
             if row is None:
-                raise MessageNotFound(f"there is no message {uid} in {folder}")
+                raise MessageNotFound(f"There is no message {uid} in {folder}.")
             layout = lay_out(row.body_structure or Part("1", "text", "plain", size=BODY_OCTETS))
             sections = await self._body_sections(imap, uid, row, layout)
             if mark_read and SEEN not in (row.flags or ()):
@@ -218,7 +218,7 @@ class MailboxView:
             items = " ".join(f"BODY.PEEK[{part_id}]<0.{BODY_OCTETS}>" for part_id in missing)
             rest = (await fetch(imap, [uid], items.encode())).get(uid)
             if rest is None:
-                raise MessageNotFound("the message was deleted while it was read")
+                raise MessageNotFound("The message was deleted while it was read.")
             sections |= {part_id: rest.sections.get(part_id, b"") for part_id in missing}
         return sections
 
@@ -269,11 +269,11 @@ class MailboxView:
     ) -> Part:
         row = (await fetch(imap, [uid], b"BODYSTRUCTURE")).get(uid)
         if row is None:
-            raise MessageNotFound(f"there is no message {uid} in {folder}")
+            raise MessageNotFound(f"There is no message {uid} in {folder}.")
         for part in row.body_structure.walk() if row.body_structure is not None else ():
             if part.id == part_id and not part.is_multipart:
                 return part
-        raise AttachmentNotFound(f"message {uid} has no part {part_id[:32]}")
+        raise AttachmentNotFound(f"Message {uid} has no part {part_id[:32]}.")
 
     async def _octets(
         self, stream: LiteralStream, uid: Uid, section: str
@@ -283,7 +283,7 @@ class MailboxView:
             return stream.size, aiter(stream)
         value = _section_of(await stream.completion(), uid, section)
         if value is None:
-            raise MessageNotFound(f"there is no message {uid} here")
+            raise MessageNotFound(f"There is no message {uid} here.")
         return len(value), _once(value)
 
     async def _reading(
@@ -336,7 +336,7 @@ def _section_of(completion: Completion, uid: Uid, section: str) -> bytes | None:
     for response in completion.untagged("FETCH"):
         row = fetch_data(response)
         if row.uid == uid and row.defect is not None:
-            raise UpstreamError("the mail server's answer cannot be understood", protocol="imap")
+            raise UpstreamError("The mail server's answer cannot be understood.", protocol="imap")
         if row.uid == uid and section in row.sections:
             return row.sections[section]
     return None

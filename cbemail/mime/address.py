@@ -143,7 +143,7 @@ _USUAL = re.compile(
     rb"""\s*+(?:(?:"(?P<quoted>[^"\\]*+)"\s*+|(?P<phrase>[^"(),:;<>@\\\[]*+))<(?P<angle>%b)>|(?P<bare>%b))"""
     rb"""\s*+(?:,|\Z)""" % (_ADDRESS, _ADDRESS)
 )
-# One token of a header field; a quoted string that never ends is told by its missing quote.
+# One token of a header field; a quoted string that never ends has an empty `end`.
 _TOKEN = re.compile(
     rb"""(?P<text>(?:[^"(),:;<>\\\[]++|\[[^"(),;<>\\\[\]]*+\]?|\\.?)++)"""
     rb"""|"(?P<quoted>(?:[^"\\]++|\\.)*+)(?P<end>"?)"""
@@ -197,8 +197,9 @@ class _Reader:
                 self._at += 1
                 self._special(token["special"])
             elif token.lastgroup == "end" and not token["end"]:
-                # Closed nowhere: a stray quote, and so are those behind it. Taken out once, not tried one by one.
-                self._raw = self._raw[: self._at] + self._raw[self._at :].replace(b'"', b"")
+                self._at += (
+                    1  # closed nowhere, so a stray sign; the quotes behind it are all escaped
+                )
             else:
                 self._at = token.end()
                 self._word(token["text"], token["quoted"])
@@ -254,9 +255,8 @@ class _Reader:
                 self._comments.append(_ESCAPED.sub(rb"\1", self._raw[self._at : mark.start()]))
                 self._at = mark.end()
                 return
-        self._raw = self._raw[: self._at] + self._raw[self._at :].translate(
-            None, b"()"
-        )  # as with quotes
+        # Closed nowhere, so a stray sign, and more may follow: taken out once, not tried one by one.
+        self._raw = self._raw[: self._at] + self._raw[self._at :].translate(None, b"()")
 
     def _finish(self) -> None:
         if not (self._words or self._angle):

@@ -138,9 +138,9 @@ def _text(subtype: str, text: str) -> _Leaf:
     octets = lines.encode()
     encoding, body = b"7bit", octets
     if not _is_seven_bit(octets):
-        # The shorter of the two, roughly: one octet is three in quoted-printable, three are four in base64.
+        # Readable on the way as long as it is mostly ASCII; base64 is shorter for what is mostly not.
         escaped = (len(octets) - len(lines)) * 2
-        if escaped * 6 <= len(octets):
+        if escaped * 4 <= len(octets):
             encoding, body = b"quoted-printable", b2a_qp(octets, istext=True)
         else:
             encoding, body = b"base64", _base64(octets)

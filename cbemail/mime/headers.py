@@ -1,7 +1,7 @@
 """Header fields as received: from raw octets to text, dates, ids and the headers a summary shows. Total and bounded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -29,15 +29,18 @@ _END = re.compile(rb"\n\r?\n")
 
 def read_header_block(block: bytes) -> list[HeaderField]:
     """The fields of a header, in order, up to the first empty line. What is no field is skipped."""
+    return [
+        HeaderField(field[1].decode("ascii"), _unfold(field[2])) for field in _find_fields(block)
+    ]
+
+
+def _find_fields(block: bytes) -> Iterator[re.Match[bytes]]:
     block = block[: limits.HEADER_BLOCK]
     if b"\n" not in block:  # a sender whose line ends are bare CRs
         block = block.replace(b"\r", b"\n")
     end = _END.search(block)
     fields = _FIELD.finditer(block, 0, end.start() if end else len(block))
-    return [
-        HeaderField(field[1].decode("ascii"), _unfold(field[2]))
-        for field in islice(fields, limits.HEADER_FIELDS)
-    ]
+    return islice(fields, limits.HEADER_FIELDS)
 
 
 def _unfold(value: bytes) -> bytes:
@@ -70,33 +73,38 @@ def read_summary_headers(block: bytes) -> SummaryHeaders:
     Of a field that may stand once only, the first counts; address fields that stand twice are read as one
     (RFC 5322 4.5.3).
     """
-    values: dict[str, bytes] = {}
-    for name, value in read_header_block(block):
-        key = name.lower()
-        if key not in values:
-            values[key] = value
-        elif key in ("to", "cc", "bcc"):
-            values[key] += b", " + value
-    addresses = {key: read_addresses(values[key]) for key in _ADDRESS_FIELDS if key in values}
-    message_ids = read_message_ids(values.get("message-id", b""))
-    in_reply_to = read_message_ids(values.get("in-reply-to", b""))
-    subject = values.get("subject")
-    authors = addresses.get("from") or addresses.get("sender")
+    values: dict[bytes, bytes] = {}
+    for match in _find_fields(block):
+        name = match[1].lower()
+        if name not in _SUMMARY_FIELDS:
+            continue
+        if name not in values:
+            values[name] = _unfold(match[2])
+        elif name in (b"to", b"cc", b"bcc") and len(values[name]) < limits.FIELD:
+            values[name] += b", " + _unfold(match[2])
+    addresses = {name: read_addresses(values[name]) for name in _ADDRESS_FIELDS if name in values}
+    message_ids = read_message_ids(values.get(b"message-id", b""))
+    in_reply_to = read_message_ids(values.get(b"in-reply-to", b""))
+    subject = values.get(b"subject")
+    authors = addresses.get(b"from") or addresses.get(b"sender")
     return SummaryHeaders(
         message_id=message_ids[0] if message_ids else None,
         in_reply_to=in_reply_to[0] if in_reply_to else None,
-        references=read_message_ids(values.get("references", b"")),
+        references=read_message_ids(values.get(b"references", b"")),
         subject=None if subject is None else decode_text(subject),
         from_=authors[0] if authors else None,
-        to=addresses.get("to", []),
-        cc=addresses.get("cc", []),
-        bcc=addresses.get("bcc", []),
-        reply_to=addresses.get("reply-to", []),
-        date=read_date(values.get("date", b"")),
+        to=addresses.get(b"to", []),
+        cc=addresses.get(b"cc", []),
+        bcc=addresses.get(b"bcc", []),
+        reply_to=addresses.get(b"reply-to", []),
+        date=read_date(values.get(b"date", b"")),
     )
 
 
-_ADDRESS_FIELDS = ("from", "sender", "to", "cc", "bcc", "reply-to")
+_ADDRESS_FIELDS = (b"from", b"sender", b"to", b"cc", b"bcc", b"reply-to")
+_SUMMARY_FIELDS = frozenset(
+    (*_ADDRESS_FIELDS, b"message-id", b"in-reply-to", b"references", b"subject", b"date")
+)
 
 
 _MESSAGE_ID = re.compile(r"<([^<>]{1,998})>")

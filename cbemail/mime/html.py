@@ -107,7 +107,8 @@ def _safe_image(url: str, cid_urls: Mapping[str, str]) -> str | None:
 
 
 def _safe_style(style: str) -> str | None:
-    """The declarations that call no function but for colours and sums: `url()` has many spellings, all of them calls.
+    """The declarations that call no function but for colours and sums: `url()` has many spellings, all of them calls
+    whose name, escaped as it may be, does not end in one of those.
 
     nh3 then drops the properties that are not listed, and what does not parse.
     """
@@ -118,35 +119,14 @@ def _safe_style(style: str) -> str | None:
 def _is_safe_declaration(declaration: str) -> bool:
     name, _, value = declaration.partition(":")
     functions = _FUNCTION.findall(value)
-    return (
-        name.strip().lower() in _STYLES
-        and "\\" not in value
-        and all(function.lower() in _SAFE_FUNCTIONS for function in functions)
-    )
+    return name.strip().lower() in _STYLES and _SAFE_FUNCTIONS.issuperset(map(str.lower, functions))
 
 
 # ---- to and from text
 
 
-_PARAGRAPHS = frozenset(
-    (
-        "p",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "ul",
-        "ol",
-        "dl",
-        "table",
-        "blockquote",
-        "pre",
-        "figure",
-        "section",
-    )
-)
+_PARAGRAPH_NAMES = "p h1 h2 h3 h4 h5 h6 ul ol dl table blockquote pre figure section"
+_PARAGRAPHS = frozenset(_PARAGRAPH_NAMES.split())
 _LINES = BLOCKS | {"tr", "caption"}
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 _ENDLESS_REFERENCE = re.compile(r"&#[0-9]{9,}+;?")  # no character, and too long a number for int()
@@ -211,7 +191,7 @@ class _TextWriter:
             self._break(blank=name in _PARAGRAPHS and not self._lists)
         if name == "br":
             self._new_line()
-        elif name in ("td", "th"):
+        elif name in ("td", "th") and not self._preformatted:
             self._line.append(" ")
         elif name == "a":
             self._end_link()

@@ -61,7 +61,6 @@ def reply_recipients(
     to = _unseen(authors, seen) or _unseen(authors, set())
     if mode == "reply":
         return to, []
-    seen.update(address.address.casefold() for address in to)
     return to, _unseen([*original.to, *original.cc], seen)
 
 

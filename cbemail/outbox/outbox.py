@@ -158,7 +158,7 @@ class Outbox:
         """What became of a message this session sent."""
         record = await self._repository.find_send(session_id, outbox_id)
         if record is None:
-            raise SendNotFound("this session has sent no such message")
+            raise SendNotFound("This session has sent no such message.")
         return _result_of(record)
 
     async def replay(self, session_id: SessionId, key: IdempotencyKey) -> StoredResponse | None:
@@ -191,7 +191,7 @@ class Outbox:
     async def _answer_again(self, known: IdempotencyRecord, key: IdempotencyKey) -> StoredResponse:
         if known.fingerprint != key.fingerprint:
             raise IdempotencyMismatch(
-                "this Idempotency-Key was used for another request: use a new one"
+                "This Idempotency-Key was used for another request: use a new one."
             )
         if known.response is not None:
             return known.response
@@ -296,7 +296,7 @@ class Outbox:
 
 def _still_running() -> IdempotencyConflict:
     return IdempotencyConflict(
-        "the first request with this Idempotency-Key is still running", retry_after=1
+        "The first request with this Idempotency-Key is still running.", retry_after=1
     )
 
 
@@ -348,13 +348,13 @@ def _shown(reply: Reply) -> str:
 def _not_sent(reason: Interruption, phase: Phase) -> CbemailError:
     if reason is Interruption.TIMEOUT:
         return UpstreamTimeout(
-            "the SMTP server did not answer in time; the message was not sent",
+            "The SMTP server did not answer in time; the message was not sent.",
             protocol="smtp",
             command=phase,
             retry_after=30,
         )
     return UpstreamUnavailable(
-        "the SMTP server broke off; the message was not sent",
+        "The SMTP server broke off; the message was not sent.",
         protocol="smtp",
         command=phase,
         retry_after=10,
@@ -363,11 +363,11 @@ def _not_sent(reason: Interruption, phase: Phase) -> CbemailError:
 
 def _refused(outcome: Refused) -> CbemailError:
     """A reply refused the message for everybody: what that is to the caller."""
-    sentence = f"the message was not sent: {explain(outcome.reply, outcome.phase)}"
+    sentence = f"The message was not sent. {explain(outcome.reply, outcome.phase)}"
     match outcome.verdict:
         case Verdict.CREDENTIALS:
             return CredentialsStale(
-                "the SMTP server no longer accepts this session's login", protocol="smtp"
+                "The SMTP server no longer accepts this session's login.", protocol="smtp"
             )
         case Verdict.MESSAGE_TOO_BIG:
             return PayloadTooLarge(sentence)
@@ -376,4 +376,4 @@ def _refused(outcome: Refused) -> CbemailError:
         case Verdict.DEFERRED if outcome.phase is not Phase.RCPT:
             return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
     refusals = [_refusal(refused, outcome.phase) for refused in outcome.recipients]
-    return RecipientsRejected("the mail server refused every recipient", refusals)
+    return RecipientsRejected("The mail server refused every recipient.", refusals)

@@ -49,21 +49,33 @@ async def log_in(login: Login, hosts: MailHosts) -> tuple[ImapConnection, Submis
     Raises:
         HostNotAllowed, CredentialsRejected, UpstreamUnavailable, UpstreamTimeout, UpstreamError
     """
-    imap, smtp = await asyncio.gather(
-        open_imap(login.imap, login.imap_secret, hosts),
-        open_submission(login.smtp, login.smtp_secret, hosts),
-        return_exceptions=True,
-    )
-    failures = [result for result in (imap, smtp) if isinstance(result, BaseException)]
-    if not failures:
-        assert isinstance(imap, ImapConnection)  # noqa: S101 - for the type checker: gather() loses it
-        assert isinstance(smtp, SubmissionConnection)  # noqa: S101
-        return imap, smtp
-    if isinstance(imap, ImapConnection):
-        imap.close()
-    if isinstance(smtp, SubmissionConnection):
-        await smtp.close()
-    raise min(failures, key=_rank)
+    imap = asyncio.create_task(open_imap(login.imap, login.imap_secret, hosts))
+    smtp = asyncio.create_task(open_submission(login.smtp, login.smtp_secret, hosts))
+    both = False
+    try:
+        await asyncio.wait({imap, smtp})
+        failures = [error for task in (imap, smtp) if (error := task.exception()) is not None]
+        if failures:
+            raise min(failures, key=_rank)
+        both = True
+        return imap.result(), smtp.result()
+    finally:
+        if not both:
+            _discard(imap)
+            _discard(smtp)
+
+
+def _discard(opening: asyncio.Task[ImapConnection] | asyncio.Task[SubmissionConnection]) -> None:
+    """Close what the task has opened, or may open yet."""
+    opening.cancel()
+    opening.add_done_callback(_abort_opened)
+
+
+def _abort_opened(
+    opened: asyncio.Task[ImapConnection] | asyncio.Task[SubmissionConnection],
+) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().abort()
 
 
 def _rank(failure: BaseException) -> int:

@@ -122,7 +122,7 @@ class Sessions:
         """The session, as it is now; SessionNotFound if there is none (any more)."""
         record = self._records.get(session_id)
         if record is None:
-            raise SessionNotFound("there is no such session")
+            raise SessionNotFound("There is no such session.")
         used = self._used.get(session_id)
         return structs.replace(record, last_used_at=used) if used is not None else record
 
@@ -156,7 +156,7 @@ class Sessions:
             log.warning("a refresh token was used twice: session %s ends", rotation.session_id)
             await self.end(rotation.session_id)
         if rotation.outcome is not RotationOutcome.ROTATED:
-            raise Unauthenticated("the refresh token is not valid")
+            raise Unauthenticated("The refresh token is not valid.")
         return token
 
     # ---- credentials
@@ -172,7 +172,7 @@ class Sessions:
             imap, smtp = self._vault.open_secrets(session_id, record.sealed_credentials)
         except VaultError as exc:
             raise CredentialsStale(
-                "the stored credentials cannot be opened any more: create a new session"
+                "The stored credentials cannot be opened any more: create a new session."
             ) from exc
         return Login(record.imap, imap, record.smtp, smtp)
 
@@ -263,5 +263,5 @@ class Sessions:
 
 def _stale_error() -> CredentialsStale:
     return CredentialsStale(
-        "the mail server no longer accepts the stored credentials: give new ones, or create a new session"
+        "The mail server no longer accepts the stored credentials: give new ones, or create a new session."
     )

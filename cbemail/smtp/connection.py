@@ -90,6 +90,10 @@ class SubmissionConnection:
                 return False
             return True
 
+    def abort(self) -> None:
+        """Hang up at once, without QUIT."""
+        self._channel.abort()
+
     async def close(self) -> None:
         """QUIT, without much patience for the answer, and hang up."""
         await self._channel.close(self._timeouts.quit)

@@ -192,9 +192,8 @@ class DuckDbDatabase:
 
     def _close_file(self) -> None:
         self._readers.shutdown()
-        with suppress(
-            duckdb.Error
-        ):  # on a full or failing disk the WAL stays, and is replayed at the next start
+        # On a full or failing disk the WAL stays, and is replayed at the next start.
+        with suppress(duckdb.Error):
             self._connection.execute("checkpoint")
         while not self._cursors.empty():
             self._cursors.get_nowait().close()
