@@ -22,8 +22,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	touch $@
 
 run: install ## the service; a first run makes its SECRET_KEY, into .env
-	@grep -qs '^SECRET_KEY=.' .env || \
-		(umask 077; key=$$($(BIN)/cbemail keys new); echo "SECRET_KEY=$$key" >> .env; chmod 600 .env)
+	@$(BIN)/cbemail keys init
 	@exec $(BIN)/cbemail serve
 
 fmt: install ## format, and fix what can be fixed

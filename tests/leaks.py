@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from anyio.lowlevel import checkpoint
 
@@ -32,6 +33,10 @@ async def nothing_left_behind(*, patience: float = 2.0) -> AsyncIterator[None]:
 
 
 def _sockets() -> set[int]:
-    """The file descriptors this loop watches. Those of other threads are none of a test's business."""
-    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined] # nothing public tells
-    return set(selector.get_map())
+    """The file descriptors of this loop. Those of other threads are none of a test's business.
+
+    A transport that has been told the other side is gone is not watched any more, yet open until it is closed.
+    """
+    loop: Any = asyncio.get_running_loop()  # nothing public tells
+    transports = {number for number, each in loop._transports.items() if each._sock is not None}
+    return transports | set(loop._selector.get_map())

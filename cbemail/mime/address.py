@@ -197,9 +197,8 @@ class _Reader:
                 self._at += 1
                 self._special(token["special"])
             elif token.lastgroup == "end" and not token["end"]:
-                self._at += (
-                    1  # closed nowhere, so a stray sign; the quotes behind it are all escaped
-                )
+                # Closed nowhere, so a stray sign; and as no quote follows but escaped ones, tried only once.
+                self._at += 1
             else:
                 self._at = token.end()
                 self._word(token["text"], token["quoted"])
@@ -259,21 +258,16 @@ class _Reader:
         self._raw = self._raw[: self._at] + self._raw[self._at :].translate(None, b"()")
 
     def _finish(self) -> None:
-        if not (self._words or self._angle):
-            self._start()
-            return
-        bare = self._angle is None or (
-            not self._angle and any(b"@" in word.text for word in self._words)
-        )
-        if not bare:
-            phrase, address = (
-                b"".join(word.text for word in self._words),
-                b"".join(self._angle or ()),
-            )
-        else:
-            phrase, address = _split_bare(self._words)
-        self._add(phrase.strip() or b" ".join(self._comments), address)
+        words, angle = self._words, self._angle
+        if words or angle:
+            if angle or (angle is not None and not any(b"@" in word.text for word in words)):
+                self._add_mailbox(b"".join(word.text for word in words), b"".join(angle))
+            else:
+                self._add_mailbox(*_split_bare(words))
         self._start()
+
+    def _add_mailbox(self, phrase: bytes, address: bytes) -> None:
+        self._add(phrase.strip() or b" ".join(self._comments), address)
 
     def _add(self, phrase: bytes, address: bytes) -> None:
         name = decode_text(phrase) if phrase else None

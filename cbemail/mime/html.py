@@ -259,15 +259,18 @@ class _TextWriter:
 
     def _break(self, *, blank: bool = False) -> None:
         """End the line, if there is anything on it; ``blank``: a blank line is owed before the next."""
-        line = "".join(self._line)
-        line = line.rstrip() if self._preformatted else _SPACES.sub(" ", line).strip()
+        written = "".join(self._line)
+        line = written if self._preformatted else _SPACES.sub(" ", written).strip(" ")
+        line = line.replace("\xa0", " ").rstrip()
         if line:
             quote = "> " * min(self._quotes, limits.QUOTE_DEPTH)
             if self._blank and self._lines:
                 self._lines.append(min(quote, self._quote, key=len).rstrip())
             self._quote = quote
-            self._lines.append(quote + self._lead + line.replace("\xa0", " "))
+            self._lines.append(quote + self._lead + line)
             self._lead = ""
             self._blank = False
+        elif "\xa0" in written:  # a no-break space alone on a line is there to keep it
+            blank = True
         self._blank = self._blank or blank
         self._line = []

@@ -10,9 +10,7 @@ HEADER_BLOCK = 1 << 20  # octets; Postfix, Exim and Dovecot stop between 0.1 and
 HEADER_FIELDS = 2_000  # fields; a well-travelled message has about a hundred
 FIELD = 256 * 1024  # octets of one value; a To: of 200 KiB (16,000 addresses) exists
 ADDRESSES = 2_000  # of one field: 50 rows a page still make a response of sane size
-ADDRESS_TOKENS = (
-    10 * ADDRESSES
-)  # words, quoted strings, signs: 50 KB of `""` is 25,000 tokens and no address
+ADDRESS_TOKENS = 10 * ADDRESSES  # words and signs read for them: 50 KB of `""` are 25,000
 MESSAGE_IDS = 100  # of References: RFC 5322 has no bound, INN and Thunderbird keep far fewer
 PARAMETER_SEGMENTS = 100  # RFC 2231 continuations of one parameter: ~7 KB of file name
 

@@ -72,7 +72,7 @@ class FaultProxy(Listener):
                 directions.create_task(_carry(reader, far_writer, self.up))
                 directions.create_task(_carry(far_reader, writer, self.down))
         except* (Gone, OSError):
-            raise Gone from None
+            pass  # one direction has failed; the other has ended with it
         finally:
             far_writer.close()
 

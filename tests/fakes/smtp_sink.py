@@ -79,6 +79,7 @@ class SmtpSink:
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
+            probe.settimeout(_START_SECONDS)
             return probe.connect_ex((self.host, self.port)) == 0
 
 

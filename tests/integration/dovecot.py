@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.certificates import Certificates
-from tests.integration.servers import ServerProcess, free_port, program
+from tests.integration.servers import free_port, program, start_server
 
 WEAK_CAPABILITIES = "IMAP4rev1"  # no MOVE, UIDPLUS, ESEARCH, LITERAL+, SPECIAL-USE, CONDSTORE, …
 
@@ -141,11 +141,12 @@ class Dovecot:
         imap_capability: str | None = None,
         connections_per_user: int = 1000,
     ) -> None:
-        self.imap_port = free_port()
-        self.imaps_port = free_port()
         self.ca_file = certificates.ca_file
         self.auth_socket = directory / "auth"  # where Postfix asks
         self._directory = directory
+        self._certificates = certificates
+        self._imap_capability = imap_capability
+        self._connections_per_user = connections_per_user
         self._configuration = directory / "dovecot.conf"
         self._doveadm = program("doveadm")
         self._users = itertools.count(1)
@@ -153,20 +154,26 @@ class Dovecot:
         for name in ("mail", "rawlog"):
             (directory / name).mkdir()
             os.chown(directory / name, self._mail_owner.pw_uid, self._mail_owner.pw_gid)
+        self.imap_port = self.imaps_port = 0  # until it is started
+
+    def _configure(self) -> list[str | Path]:
+        self.imap_port, self.imaps_port = free_port(), free_port()
+        offered = self._imap_capability
         self._configuration.write_text(
             _CONFIGURATION.format(
-                directory=directory,
-                certificates=certificates,
+                directory=self._directory,
+                certificates=self._certificates,
                 password=self.password,
                 uid=self._mail_owner.pw_uid,
                 gid=self._mail_owner.pw_gid,
                 imap_port=self.imap_port,
                 imaps_port=self.imaps_port,
-                imap_capability=f"imap_capability = {imap_capability}" if imap_capability else "",
-                connections_per_user=connections_per_user,
+                imap_capability=f"imap_capability = {offered}" if offered else "",
+                connections_per_user=self._connections_per_user,
                 **_process_owners(),
             )
         )
+        return [program("dovecot"), "-F", "-c", self._configuration]
 
     @classmethod
     @contextmanager
@@ -183,16 +190,13 @@ class Dovecot:
         ``imap_capability`` replaces what it offers. Commands that are not offered still work, so a test that
         must see them unused looks at the `record`.
         """
-        command = program("dovecot")
         dovecot = cls(
             directory,
             certificates,
             imap_capability=imap_capability,
             connections_per_user=connections_per_user,
         )
-        process = ServerProcess(
-            [command, "-F", "-c", dovecot._configuration], ready=b"starting up for imap"
-        )
+        process = start_server(dovecot._configure, ready=b"starting up for imap")
         try:
             yield dovecot
         finally:
@@ -236,12 +240,11 @@ class Dovecot:
     def _converse(self, user: str, command: bytes) -> bytes:
         """One command in a connection of its own. Gives its tagged response."""
         with socket.create_connection((self.host, self.imap_port), _TIMEOUT) as connection:
-            login = f'a LOGIN "{user}" "{self.password}"\r\n'.encode()
-            connection.sendall(login + b"b " + command + b"\r\n")
-            for line in connection.makefile("rb"):
-                if line.startswith((b"b ", b"a NO", b"a BAD")):
-                    return line
-        raise RuntimeError("Dovecot hung up")
+            replies = connection.makefile("rb")
+            connection.sendall(f'a LOGIN "{user}" "{self.password}"\r\n'.encode())
+            _tagged(replies, b"a")  # the login process would not take what follows in one piece
+            connection.sendall(b"b " + command + b"\r\n")
+            return _tagged(replies, b"b")
 
     # ---- behind the clients' backs
 
@@ -289,6 +292,13 @@ class Dovecot:
     def recorded(self, user: str) -> bytes:
         logs = sorted((self._directory / "rawlog" / user).glob("*.in"), key=os.path.getmtime)
         return b"".join(log.read_bytes() for log in logs)
+
+
+def _tagged(replies: Iterable[bytes], tag: bytes) -> bytes:
+    for line in replies:
+        if line.startswith(tag + b" "):
+            return line
+    raise RuntimeError("Dovecot hung up")
 
 
 def _mail_owner() -> pwd.struct_passwd:

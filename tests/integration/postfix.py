@@ -17,7 +17,7 @@ from tests.certificates import Certificates
 from tests.fakes.scripted_smtp import Captured
 from tests.integration.capture import Capture
 from tests.integration.dovecot import Dovecot
-from tests.integration.servers import ServerProcess, free_port, program, unavailable
+from tests.integration.servers import free_port, program, start_server, unavailable
 
 _MAIN = """
 compatibility_level = 3.6
@@ -83,25 +83,28 @@ class Postfix:
     def __init__(
         self, directory: Path, certificates: Certificates, dovecot: Dovecot, capture: Capture
     ) -> None:
-        self.submission_port = free_port()
-        self.smtps_port = free_port()
         self.ca_file = certificates.ca_file
+        self._command = (program("postfix"), "-c", directory / "conf")
         self._capture = capture
+        self._main = _MAIN.format(
+            directory=directory, auth_socket=dovecot.auth_socket, capture_port=capture.port
+        )
+        self._configuration = directory / "conf"
+        self.submission_port = self.smtps_port = 0  # until it is started
         _lay_out(directory)
         tls = directory / "tls.pem"
         tls.touch(mode=0o600)
         tls.write_bytes(certificates.key_file.read_bytes() + certificates.chain_file.read_bytes())
-        configuration = directory / "conf"
-        (configuration / "main.cf").write_text(
-            _MAIN.format(
-                directory=directory, auth_socket=dovecot.auth_socket, capture_port=capture.port
-            )
-        )
-        (configuration / "master.cf").write_text(
+
+    def _configure(self) -> list[str | Path]:
+        self.submission_port, self.smtps_port = free_port(), free_port()
+        (self._configuration / "main.cf").write_text(self._main)
+        (self._configuration / "master.cf").write_text(
             _MASTER.format(submission_port=self.submission_port, smtps_port=self.smtps_port)
         )
-        for file in configuration.iterdir():
+        for file in self._configuration.iterdir():
             os.utime(file, (0, 0))  # Postfix waits two seconds for a file it takes for unfinished
+        return [*self._command, "start-fg"]
 
     @classmethod
     @contextmanager
@@ -114,11 +117,10 @@ class Postfix:
             unavailable("Postfix starts only as root, and this is another user")
         with Capture.running() as capture:
             postfix = cls(directory, certificates, dovecot, capture)
-            postfix_command = (program("postfix"), "-c", directory / "conf")
-            process = ServerProcess(
-                [*postfix_command, "start-fg"],
+            process = start_server(
+                postfix._configure,
                 ready=b"daemon started",
-                stop=[*postfix_command, "stop"],  # a signal would reach a shell script only
+                stop=[*postfix._command, "stop"],  # a signal would reach a shell script only
             )
             try:
                 yield postfix

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ import pytest
 
 _START_SECONDS = 20
 _STOP_SECONDS = 10
+_ATTEMPTS = 3
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where daemons live, often outside a user's PATH
 
 
@@ -40,6 +41,22 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def start_server(
+    configure: Callable[[], Sequence[str | Path]],
+    *,
+    ready: bytes,
+    stop: Sequence[str | Path] | None = None,
+) -> ServerProcess:
+    """Start the command that ``configure`` gives, once more with new ports if another process took one first."""
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        try:
+            return ServerProcess(configure(), ready=ready, stop=stop)
+        except RuntimeError as failure:
+            if not attempts_left or "Address already in use" not in str(failure):
+                raise
+    raise AssertionError("unreachable")
 
 
 class ServerProcess:

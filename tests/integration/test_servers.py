@@ -18,7 +18,7 @@ from tests.certificates import Certificates
 from tests.fakes.smtp_sink import SmtpSink
 from tests.integration.dovecot import Dovecot
 from tests.integration.postfix import Postfix
-from tests.integration.servers import ServerProcess, program
+from tests.integration.servers import ServerProcess, program, start_server
 
 MESSAGE = b"Subject: hello\r\n\r\nbare\nline feed, \xff and all\r\n"
 
@@ -241,6 +241,15 @@ def test_a_server_that_ends_before_it_is_ready_is_reported_with_its_log() -> Non
         ServerProcess([program("sh"), "-c", "echo no such file; exit 1"], ready=b"ready")
 
     assert time.monotonic() - started < 20, "it waited for a dead server"
+
+
+def test_a_server_whose_port_was_taken_is_started_with_another() -> None:
+    commands = iter(["echo Address already in use; exit 1", "echo listening; exec sleep 60"])
+
+    process = start_server(lambda: [program("sh"), "-c", next(commands)], ready=b"listening")
+    process.stop()
+
+    assert process.log == "listening\n"
 
 
 def test_a_missing_server_skips_unless_servers_are_required(

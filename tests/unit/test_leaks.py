@@ -29,6 +29,23 @@ async def test_a_socket_left_open_is_noticed() -> None:
     far.close()
 
 
+async def test_a_socket_whose_other_side_is_gone_is_still_open() -> None:
+    near, far = socket.socketpair()
+    writers = []
+
+    async def connect_and_be_left() -> None:
+        async with nothing_left_behind(patience=0.01):
+            reader, writer = await asyncio.open_connection(sock=near)
+            writers.append(writer)
+            far.close()
+            await reader.read()
+
+    with pytest.raises(AssertionError, match="sockets left open"):
+        await connect_and_be_left()
+
+    writers[0].close()
+
+
 async def test_what_is_only_just_closing_is_no_leak() -> None:
     near, far = socket.socketpair()
 

@@ -83,6 +83,13 @@ def test_what_could_be_read_in_two_ways_is_no_address(text: str):
         parse_address(text)
 
 
+def test_two_addresses_in_one_are_told_apart_from_a_wrong_domain():
+    with pytest.raises(ValueError, match="exactly one @"):
+        parse_address("a@b.c,d@e.f")
+    with pytest.raises(ValueError, match="domain"):
+        parse_address("a@b_c.d")
+
+
 def test_an_address_given_as_an_object_is_held_to_the_same_rules():
     with pytest.raises(ValueError, match="display name"):
         check_address(Address("A\r\nBcc: x@y.z", "a@b.c"))

@@ -91,8 +91,8 @@ def test_addresses_are_quoted_encoded_and_folded_as_needed():
 
     assert field == (
         b'To: Ann Lee <a@b.c>, "Lee, Ann" <a@b.c>, "say \\"hi\\" \\\\" <a@b.c>,\r\n'
-        b" =?utf-8?b?SsO2cmc=?= <j@xn--mller-kva.de>,\r\n"
-        b" =?utf-8?q?=3D=3Futf-8=3Fq=3Fx=3F=3D?= <a@b.c>, a@b.c\r\n"
+        b" =?utf-8?b?SsO2cmc=?= <j@xn--mller-kva.de>, =?utf-8?b?PT91dGYtOD9xP3g/PQ==?=\r\n"
+        b" <a@b.c>, a@b.c\r\n"
     )
 
 

@@ -206,6 +206,7 @@ def test_what_is_too_large_is_shown_as_its_text():
         ("<p>Hello\n  <b> big </b>world</p>", "Hello big world"),
         ("<p>a</p><p>b<br>c<br><br>d</p>", "a\n\nb\nc\n\nd"),
         ("<div>a</div><div><br></div><div>b</div>", "a\n\nb"),
+        ("<div>a</div><div>&nbsp;</div><div>&nbsp; b&nbsp;</div>", "a\n\n  b"),
         ("<div><div>a</div></div><div>b</div>", "a\nb"),
         ("<ul><li>a<li>b<ol><li>c<li>d</ol></ul>e", "- a\n- b\n  1. c\n  2. d\n\ne"),
         ("x<blockquote>q<blockquote>r</blockquote></blockquote>y", "x\n\n> q\n>\n> > r\n\ny"),
