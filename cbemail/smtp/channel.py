@@ -86,8 +86,10 @@ class SmtpChannel(asyncio.Protocol):
         Raises:
             ChannelBroken: the server took none of it for ``seconds``, or hung up.
         """
-        await asyncio.sleep(0)  # the loop has to see what the server says, or that it left
         deadline = self._loop.time() + seconds
+        # One turn of the loop at least: it has to see what the server says, or that it left.
+        self._loop.call_soon(self._wake)
+        await self._change(deadline)
         while self._paused and not self._replies:
             await self._change(deadline)
         if not self._replies:
@@ -138,7 +140,7 @@ class SmtpChannel(asyncio.Protocol):
     def eof_received(self) -> None:
         self.abort(Interruption.LOST)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - which way it broke changes nothing
+    def connection_lost(self, _: Exception | None) -> None:
         self.abort(Interruption.LOST)
         if not self._closed.done():
             self._closed.set_result(None)
@@ -153,9 +155,8 @@ class SmtpChannel(asyncio.Protocol):
     # ---- inside
 
     def _require_open(self) -> None:
-        if (
-            self._transport.is_closing()
-        ):  # a write found that out; `connection_lost` is still on its way
+        # A write finds out that the peer is gone before `connection_lost` is called.
+        if self._transport.is_closing():
             self.abort(Interruption.LOST)
         if self._broken is not None:
             raise ChannelBroken(self._broken)

@@ -66,6 +66,7 @@ class SubmissionConnection:
         Raises:
             ValueError: an address is not in envelope form, or there is no recipient. Nothing was sent.
         """
+        self.phase = Phase.MAIL
         with spent_on("smtp"):
             try:
                 if self._left_open:
@@ -78,8 +79,9 @@ class SubmissionConnection:
                 outcome = await transaction.run()
             finally:
                 self.phase = transaction.phase
-            self._left_open = isinstance(outcome, Refused) and outcome.phase is not Phase.FINAL
-            return outcome
+        if isinstance(outcome, Refused):
+            self._left_open = outcome.phase in (Phase.RCPT, Phase.DATA)
+        return outcome
 
     async def check(self) -> bool:
         """Whether the server still answers. One that does not is hung up on."""
@@ -101,7 +103,7 @@ class SubmissionConnection:
     async def _reset(self) -> None:
         """RSET: as harmless as NOOP, and it clears away a transaction left open (RFC 5321 4.1.1.5)."""
         self._channel.send(b"RSET\r\n", replies=1)
-        reply = await self._channel.reply(self._timeouts.command)
+        reply = await self._channel.reply(self._timeouts.reset)
         if not reply.positive:
             raise self._channel.fail(Interruption.GARBLED)
         self._left_open = False
@@ -168,30 +170,26 @@ async def _log_in(client: aiosmtplib.SMTP, server: MailServer, secret: Secret) -
         known = {"plain": client.auth_plain, "login": client.auth_login}
     else:
         known = {"xoauth2": client.auth_xoauth2}
-    refusal = Reply(504)  # RFC 4954 section 4: unrecognised authentication type
+    reply = Reply(504)  # RFC 4954 section 4: unrecognised authentication type
     for name, method in known.items():
-        if name in client.server_auth_methods:
-            answer = await _authenticate(method, server.username, secret.value)
-            if answer is None:
-                return
-            refusal = answer
-            if refusal.code != 504:
-                break
-    # Out here, so that the library's exception is no part of this one: a server may echo what it was sent.
-    raise _login_refused(refusal)
+        if name in client.server_auth_methods and reply.code == 504:
+            reply = await _authenticate(method, server.username, secret.value)
+    if not reply.positive:
+        # Out here, so that the library's exception is no part of this one: a server may echo what it was sent.
+        raise _login_refused(reply)
 
 
 _Method = Callable[[str, str], Awaitable[aiosmtplib.SMTPResponse]]
 
 
-async def _authenticate(method: _Method, username: str, secret: str) -> Reply | None:
-    """Log in, or give the reply that was not 235, whatever it was."""
+async def _authenticate(method: _Method, username: str, secret: str) -> Reply:
+    """The server's last word on a login. The library insists on 235; any 2yz will do (RFC 5321 4.2.1)."""
     with _translated("AUTH"):
         try:
-            await method(username, secret)
+            said = await method(username, secret)
         except aiosmtplib.SMTPAuthenticationError as exc:
             return Reply.of(exc.code, exc.message)
-        return None
+        return Reply.of(said.code, said.message)
 
 
 def _take_over(client: aiosmtplib.SMTP, timeouts: Timeouts) -> SubmissionConnection:

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from cbemail.smtp.replies import Phase, Reply, Verdict, classify
+from cbemail.smtp.replies import Phase, Reply, Verdict, classify, explain
 
 
 class Interruption(StrEnum):
@@ -17,11 +17,12 @@ class Interruption(StrEnum):
 
 
 class RefusedRecipient(Struct, frozen=True):
-    """A recipient that does not get the message, and the reply that says so."""
+    """A recipient that does not get the message, and the reply that says so. ``detail`` is a sentence of ours."""
 
     address: str
     reply: Reply
     verdict: Verdict
+    detail: str
 
 
 class Accepted(Struct, frozen=True):
@@ -45,6 +46,10 @@ class Refused(Struct, frozen=True):
     @property
     def verdict(self) -> Verdict:
         return classify(self.reply, self.phase)
+
+    @property
+    def detail(self) -> str:
+        return explain(self.reply, self.phase)
 
 
 class NotSent(Struct, frozen=True):

@@ -85,7 +85,8 @@ class SmtpPool:
 
         Who finds all connections of the session or of its host out waits, first come first served; a host that is
         full gives up another session's idle connection first. A connection that the block left broken, by error or
-        by cancellation, is gone: the next borrower never sees it.
+        by cancellation, is gone: the next borrower never sees it. So who shields a submission from cancellation has to
+        shield the lease around it.
 
         Raises:
             Overloaded: none came free within ``acquire_timeout`` seconds.
@@ -97,6 +98,17 @@ class SmtpPool:
         try:
             yield await self._ready(slot)
         finally:
+            self._release(slot)
+
+    async def adopt(self, session_id: SessionId, connection: SubmissionConnection) -> None:
+        """Take over a connection that was opened elsewhere: the login that proved a new session's credentials."""
+        host = self._hosts.setdefault(await self._host_of(session_id), _Host())
+        slot = self._take(session_id, host)
+        if slot is None or slot.connection is not None:
+            self._say_goodbye(connection)
+        else:
+            slot.connection = connection
+        if slot is not None:
             self._release(slot)
 
     def close_session(self, session_id: SessionId) -> None:
@@ -112,7 +124,7 @@ class SmtpPool:
         self._closed = True
         for waiter in [each for host in self._hosts.values() for each in host.waiters]:
             if not waiter.granted.done():
-                waiter.granted.set_exception(Overloaded(_SHUTTING_DOWN))
+                waiter.granted.set_exception(Overloaded(_SHUTTING_DOWN, retry_after=_RETRY_AFTER))
         for slot in self._all_slots():
             if slot.idle:
                 self._remove(slot)
@@ -122,7 +134,7 @@ class SmtpPool:
 
     async def _acquire(self, session_id: SessionId, host_name: str) -> _Slot:
         if self._closed:
-            raise Overloaded(_SHUTTING_DOWN)
+            raise Overloaded(_SHUTTING_DOWN, retry_after=_RETRY_AFTER)
         host = self._hosts.setdefault(host_name, _Host())
         slot = self._take(session_id, host)
         if slot is not None:

@@ -8,7 +8,8 @@ class Timeouts(Struct, frozen=True):
 
     step: float = 30  # TLS handshake, greeting, EHLO, STARTTLS and AUTH, each
     opening: float = 60  # all of those together: a caller waits for a session to be made
-    command: float = 60  # MAIL, RCPT, RSET
+    reset: float = 10  # RSET, over which no server has to think
+    command: float = 60  # MAIL, RCPT, each
     data: float = 120  # from DATA to 354
     progress: float = 180  # while the server takes nothing of the body
     final: float = (

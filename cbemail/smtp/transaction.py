@@ -23,7 +23,7 @@ from cbemail.smtp.outcome import (
     RefusedRecipient,
     Uncertain,
 )
-from cbemail.smtp.replies import Phase, Reply, classify
+from cbemail.smtp.replies import Phase, Reply, classify, explain
 from cbemail.smtp.timeouts import Timeouts
 
 _DATA = b"DATA\r\n"
@@ -175,9 +175,8 @@ class Transaction:
         So when the connection dies half-way, it is known that the dot was never sent.
         """
         for start in range(0, len(content), _PIECE):
-            self._channel.send(
-                content[start : start + _PIECE], replies=0 if start else 1
-            )  # the one final reply
+            # The final reply is owed from the first piece on: one that comes early is a refusal.
+            self._channel.send(content[start : start + _PIECE], replies=0 if start else 1)
             await self._channel.flushed(self._timeouts.progress)
             if self._channel.answered:
                 return await self._refused_early()
@@ -202,7 +201,9 @@ class Transaction:
         return Refused((*self._refused, *others), self.phase, reply)
 
     def _refusal(self, address: str, reply: Reply) -> RefusedRecipient:
-        return RefusedRecipient(address, reply, classify(reply, self.phase))
+        return RefusedRecipient(
+            address, reply, classify(reply, self.phase), explain(reply, self.phase)
+        )
 
     def _broken_off(self, reason: Interruption) -> NotSent | Uncertain:
         if self.phase is Phase.FINAL:

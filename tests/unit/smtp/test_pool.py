@@ -1,60 +1,17 @@
-"""Who gets which connection; and whatever happens to a borrower, the pool keeps count."""
+"""Who gets which connection, who waits for it, and when it is let go."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 
 import pytest
 from anyio.lowlevel import checkpoint
 
 from cbemail.errors import CredentialsRejected, Overloaded
 from cbemail.ids import SessionId
-from cbemail.smtp.connection import SubmissionConnection
-from cbemail.smtp.envelope import Envelope
 from cbemail.smtp.outcome import Accepted
-from cbemail.smtp.pool import SmtpPool
 from cbemail.timing import open_account
 from tests.fakes.script import CUT, STALL
 from tests.fakes.scripted_smtp import ScriptedSmtp
-from tests.unit.smtp.conftest import Open
-
-JOE, ANN, BOB = SessionId("ses_joe"), SessionId("ses_ann"), SessionId("ses_bob")
-ENVELOPE = Envelope("joe@example.org", ("ann@example.net",), b"Subject: hello\r\n\r\nhello\r\n")
-
-MakePool = Callable[..., SmtpPool]
-
-
-@pytest.fixture
-async def make_pool(smtp_server: ScriptedSmtp, open_to: Open) -> AsyncIterator[MakePool]:
-    """Pools of connections to the scripted server; every session has its mail there, unless `host_of` differs."""
-
-    async def connect(session_id: SessionId) -> SubmissionConnection:
-        return await open_to(smtp_server, username=session_id)
-
-    async def host_of(session_id: SessionId) -> str:
-        return "mail.example.test"
-
-    async with AsyncExitStack() as closing:
-
-        def made(**options) -> SmtpPool:
-            pool = SmtpPool(**{"connect": connect, "host_of": host_of, **options})
-            closing.push_async_callback(pool.aclose)
-            return pool
-
-        yield made
-
-
-async def send(pool: SmtpPool, session_id: SessionId) -> None:
-    async with pool.lease(session_id) as connection:
-        assert isinstance(await connection.submit(ENVELOPE), Accepted)
-
-
-async def settle() -> None:
-    """Let every task that can run do so."""
-    for _ in range(10):
-        await checkpoint()
-
+from tests.unit.smtp.conftest import ANN, BOB, ENVELOPE, JOE, MakePool, Open, send, settle, until
 
 # ---- reuse
 
@@ -69,6 +26,17 @@ async def test_a_connection_serves_its_session_again(
 
     assert smtp_server.connections == 1
     assert smtp_server.count("AUTH") == 1
+
+
+async def test_an_adopted_connection_is_the_next_to_be_lent(
+    smtp_server: ScriptedSmtp, make_pool: MakePool, open_to: Open
+) -> None:
+    pool = make_pool()
+    await pool.adopt(JOE, await open_to(smtp_server, username=JOE))
+
+    await send(pool, JOE)
+
+    assert smtp_server.connections == 1
 
 
 async def test_a_connection_serves_no_other_session(
@@ -117,8 +85,7 @@ async def test_a_connection_the_server_closed_is_not_lent(
         pass
 
     smtp_server.hang_up()
-    while connection.is_usable():
-        await checkpoint()
+    await until(lambda: not connection.is_usable())
 
     await send(pool, JOE)
     assert smtp_server.connections == 2
@@ -157,6 +124,7 @@ async def test_a_broken_connection_is_never_lent_again(
     async with pool.lease(JOE) as broken:
         await broken.submit(ENVELOPE)
 
+    assert pool._all_slots() == []
     async with pool.lease(JOE) as connection:
         assert connection is not broken
 
@@ -243,17 +211,18 @@ async def test_who_comes_later_does_not_overtake_who_waits_for_the_host(
     assert served == [ANN, JOE, BOB]
 
 
-async def test_a_full_host_gives_up_a_strangers_idle_connection(
+async def test_a_full_host_gives_up_the_longest_idle_connection_of_a_stranger(
     smtp_server: ScriptedSmtp, make_pool: MakePool
 ) -> None:
     pool = make_pool(per_host=2)
-    await send(pool, JOE)
-    await send(pool, ANN)
+    for session_id in (JOE, ANN, JOE):
+        await send(pool, session_id)
 
     await send(pool, BOB)
-    await send(pool, ANN)
 
-    assert smtp_server.connections == 3, "the longest idle one had to go, and only that"
+    await smtp_server.heard("QUIT")
+    await send(pool, JOE)
+    assert smtp_server.connections == 3, "it was not Joe's, who had used his last"
 
 
 async def test_sessions_of_other_hosts_are_not_held_up(make_pool: MakePool) -> None:
@@ -287,85 +256,6 @@ async def test_a_login_that_fails_makes_room_for_the_next(
 
     assert isinstance(first, CredentialsRejected)
     assert second is None
-
-
-# ---- cancellation leaves the pool consistent
-
-
-async def test_a_cancelled_waiter_leaves_the_queue(make_pool: MakePool) -> None:
-    pool = make_pool(per_session=1)
-    async with pool.lease(JOE):
-        cancelled, patient = (asyncio.create_task(send(pool, JOE)) for _ in range(2))
-        await settle()
-        cancelled.cancel()
-        await settle()
-
-    await patient
-
-    assert cancelled.cancelled()
-
-
-async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_it_on(
-    make_pool: MakePool,
-) -> None:
-    pool = make_pool(per_session=1)
-    async with pool.lease(JOE):
-        cancelled, patient = (asyncio.create_task(send(pool, JOE)) for _ in range(2))
-        await settle()
-    cancelled.cancel()  # it was granted the connection, and has not run since
-
-    await patient
-
-    assert cancelled.cancelled()
-
-
-async def test_a_cancelled_opening_makes_room_for_the_next(
-    smtp_server: ScriptedSmtp, make_pool: MakePool
-) -> None:
-    pool = make_pool(per_session=1)
-    smtp_server.on("AUTH", STALL, b"235 2.7.0 yes\r\n")
-    cancelled = asyncio.create_task(send(pool, JOE))
-    await smtp_server.heard("AUTH")
-    patient = asyncio.create_task(send(pool, JOE))
-
-    cancelled.cancel()
-
-    await patient
-    assert cancelled.cancelled()
-
-
-@pytest.mark.parametrize("seed", range(5))
-async def test_whatever_is_cancelled_the_limits_hold_and_nothing_is_lost(
-    smtp_server: ScriptedSmtp, make_pool: MakePool, open_to: Open, seed: int
-) -> None:
-    """150 borrowers, a third of them cancelled anywhere. Without `_give_back` this fails for every seed."""
-    chance = random.Random(seed)
-    out = {JOE: 0, ANN: 0, BOB: 0}
-    most = {"host": 0, JOE: 0, ANN: 0, BOB: 0}
-
-    async def borrow(session_id: SessionId) -> None:
-        async with pool.lease(session_id) as connection:
-            out[session_id] += 1
-            most[session_id] = max(most[session_id], out[session_id])
-            most["host"] = max(most["host"], sum(out.values()))
-            try:
-                await connection.submit(ENVELOPE)
-            finally:
-                out[session_id] -= 1
-
-    pool = make_pool(per_session=2, per_host=4, messages_per_connection=5)
-    tasks = [asyncio.create_task(borrow(chance.choice([JOE, ANN, BOB]))) for _ in range(150)]
-    for task in chance.sample(tasks, 50):
-        for _ in range(chance.randrange(8)):
-            await checkpoint()
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-
-    assert {type(result) for result in results} <= {type(None), asyncio.CancelledError}
-    assert most[JOE] <= 2
-    assert most["host"] <= 4
-    async with pool.lease(JOE), pool.lease(JOE), pool.lease(ANN), pool.lease(BOB):
-        pass  # every right to a connection came back
 
 
 # ---- endings
