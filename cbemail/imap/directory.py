@@ -17,7 +17,8 @@ from cbemail.imap.protocol import INBOX, FolderPath, UidValidity
 # How long the roles are believed. Who renames the Sent folder elsewhere waits that long for it to be noticed.
 ROLES_SECONDS = 300.0
 
-_SPECIAL_USE: dict[str, Role] = {
+# How a folder is named by its special use, wherever a folder is named.
+SPECIAL_USE: dict[str, Role] = {
     "\\inbox": "inbox",
     "\\sent": "sent",
     "\\drafts": "drafts",
@@ -51,7 +52,7 @@ class FolderDirectory:
         """
         if name.upper() == INBOX:  # RFC 9051 section 5.1: in whatever case
             return INBOX
-        role = _SPECIAL_USE.get(name.lower())
+        role = SPECIAL_USE.get(name.lower())
         if role is None:
             return FolderPath(name)
         path = await self.with_role(session_id, role)
@@ -65,7 +66,8 @@ class FolderDirectory:
 
     async def delimiter(self, session_id: SessionId) -> str | None:
         """What separates the levels of a path, RFC 9051 section 5.1.1; None in a flat account."""
-        return (await self._listed(session_id)).delimiter
+        known = self._of(session_id).delimiter  # which never changes
+        return known or (await self._listed(session_id)).delimiter
 
     async def _listed(self, session_id: SessionId) -> _Known:
         known = self._of(session_id)
@@ -73,6 +75,12 @@ class FolderDirectory:
             async with self._pool.lease(session_id) as imap:
                 self.learn(session_id, await list_folders(imap, counts=False))
         return known
+
+    def shown_within(self, session_id: SessionId, path: FolderPath) -> list[FolderPath]:
+        """``path``, and the folders below it of which the client has named messages."""
+        known = self._of(session_id)
+        below = [p for p in known.shown if known.delimiter and p.startswith(path + known.delimiter)]
+        return [path, *below]
 
     def learn(self, session_id: SessionId, listing: Listing) -> None:
         """Take the roles from a listing that was made anyway."""
@@ -92,11 +100,11 @@ class FolderDirectory:
 
     def require_shown(self, session_id: SessionId, imap: ImapConnection) -> None:
         """Refuse a UID the client knows from a folder that has since been recreated: the number now names another
-        message, or none (RFC 9051 section 2.3.1.1)."""
+        message, or none (RFC 9051 section 2.3.1.1). The first UID it names is taken to be of the folder as it is."""
         if imap.selected is None:
             return
-        shown = self._of(session_id).shown.get(imap.selected.path)
-        if shown is not None and shown != imap.selected.uid_validity:
+        now = imap.selected.uid_validity
+        if self._of(session_id).shown.setdefault(imap.selected.path, now) != now:
             raise MessageNotFound(
                 "The folder was recreated on the mail server since it was listed: list it again."
             )

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from cbemail.errors import InvalidRequest
 from cbemail.imap.connection import Completion, ImapConnection
 from cbemail.imap.messages import select
+from cbemail.imap.naming import learn_spellings, run_naming
 from cbemail.imap.parser import list_data, status_data
 from cbemail.imap.protocol import INBOX, FolderPath, ListData, StatusData
-from cbemail.imap.wire import Command, mailbox
+from cbemail.imap.wire import Argument, Command, mailbox
 
 _ITEMS = b"(MESSAGES UNSEEN UIDNEXT UIDVALIDITY)"
 STATUS_FLIGHT = 50  # STATUS commands on their way at once, where the server has no LIST-STATUS
@@ -42,8 +44,9 @@ async def list_folders(connection: ImapConnection, *, counts: bool) -> Listing:
         folders = _listed(listed.require_ok(), "LIST")
         subscribed = frozenset(f.path for f in _listed(lsub, "LSUB"))
         status = {}
+    learn_spellings(connection, folders)
     if counts:
-        missing = [f.path for f in folders if selectable(f) and f.path not in status]
+        missing = [f for f in folders if selectable(f) and f.path not in status]
         status |= await _ask_status(connection, missing)
     return Listing(tuple(folders), subscribed, status)
 
@@ -63,45 +66,77 @@ def _status(completion: Completion) -> dict[FolderPath, StatusData]:
 
 
 async def _ask_status(
-    connection: ImapConnection, paths: Sequence[FolderPath]
+    connection: ImapConnection, folders: Sequence[ListData]
 ) -> dict[FolderPath, StatusData]:
-    """STATUS of each. One that is refused (deleted meanwhile, no permission) is left out, and fails no other."""
+    """STATUS of each. One that is refused (deleted meanwhile, no permission) is left out, and fails no other; so is one
+    whose name only the server itself can say."""
     status: dict[FolderPath, StatusData] = {}
-    for start in range(0, len(paths), STATUS_FLIGHT):
-        flight = paths[start : start + STATUS_FLIGHT]
-        commands = [Command("STATUS", (mailbox(path), _ITEMS)) for path in flight]
-        *_, completion = await connection.run(*commands)
+    commands = [
+        Command("STATUS", (name, _ITEMS)) for name in map(_name, folders) if name is not None
+    ]
+    for start in range(0, len(commands), STATUS_FLIGHT):
+        *_, completion = await connection.run(*commands[start : start + STATUS_FLIGHT])
         status |= _status(completion)
     return status
 
 
+def _name(folder: ListData) -> Argument | None:
+    try:
+        return mailbox(folder.path, folder.spelling)
+    except InvalidRequest:
+        return None
+
+
 async def create_folder(connection: ImapConnection, path: FolderPath) -> None:
     """CREATE and SUBSCRIBE, so that other clients show it too."""
-    await connection.run_one(Command("CREATE", (mailbox(path),)))
-    await connection.run(Command("SUBSCRIBE", (mailbox(path),)))
+    name = mailbox(path, pointer="#/name")
+    await connection.run_one(Command("CREATE", (name,)))
+    await connection.run(Command("SUBSCRIBE", (name,)))
 
 
 async def rename_folder(connection: ImapConnection, path: FolderPath, to: FolderPath) -> None:
-    """RENAME, and the subscription with it: RFC 9051 6.3.6 leaves it at the old name."""
+    """RENAME, and the subscriptions with it: RFC 9051 6.3.6 leaves them at the old names."""
+    new = mailbox(to, pointer="#/name")
     await _leave(connection, path)
-    await connection.run_one(Command("RENAME", (mailbox(path), mailbox(to))))
-    await connection.run(
-        Command("UNSUBSCRIBE", (mailbox(path),)), Command("SUBSCRIBE", (mailbox(to),))
+    subscribed = await _subscriptions(connection)
+    completion = await run_naming(connection, path, lambda name: Command("RENAME", (name, new)))
+    completion.require_ok()
+    for folder in subscribed:
+        old, moved = _name(folder), FolderPath(to + folder.path.removeprefix(path))
+        if old is not None and _is_within(folder, path):
+            await connection.run(
+                Command("UNSUBSCRIBE", (old,)), Command("SUBSCRIBE", (mailbox(moved),))
+            )
+
+
+def _is_within(folder: ListData, path: FolderPath) -> bool:
+    """Whether a folder is the one at ``path``, or below it."""
+    return folder.path == path or (
+        folder.delimiter is not None and folder.path.startswith(path + folder.delimiter)
     )
+
+
+async def _subscriptions(connection: ImapConnection) -> list[ListData]:
+    if "LIST-EXTENDED" in connection.capabilities:
+        command = Command("LIST", (b"(SUBSCRIBED)", b'""', b'"*"'))
+        return _listed(await connection.run_one(command), "LIST")
+    return _listed(await connection.run_one(Command("LSUB", (b'""', b'"*"'))), "LSUB")
 
 
 async def delete_folder(connection: ImapConnection, path: FolderPath) -> None:
     """DELETE and UNSUBSCRIBE."""
     await _leave(connection, path)
-    await connection.run_one(Command("DELETE", (mailbox(path),)))
-    await connection.run(Command("UNSUBSCRIBE", (mailbox(path),)))
+    completion = await run_naming(connection, path, lambda name: Command("DELETE", (name,)))
+    completion.require_ok()
+    await run_naming(connection, path, lambda name: Command("UNSUBSCRIBE", (name,)))
 
 
 async def subscribe_folder(
     connection: ImapConnection, path: FolderPath, *, subscribed: bool
 ) -> None:
     verb = "SUBSCRIBE" if subscribed else "UNSUBSCRIBE"
-    await connection.run_one(Command(verb, (mailbox(path),)))
+    completion = await run_naming(connection, path, lambda name: Command(verb, (name,)))
+    completion.require_ok()
 
 
 async def _leave(connection: ImapConnection, path: FolderPath) -> None:

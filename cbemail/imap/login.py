@@ -6,28 +6,17 @@ login is believed after it (RFC 9051 sections 6.2.1 and 11.1).
 
 import asyncio
 import base64
-import logging
 import ssl
+from collections.abc import Iterable
 
-from cbemail.errors import (
-    CredentialsRejected,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from cbemail.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from cbemail.hosts import AccessToken, MailHosts, MailServer, Secret, Security
-from cbemail.imap.connection import (
-    Completion,
-    ImapConnection,
-    ServerLimit,
-    said_bye,
-    speaks_of_a_limit,
-)
-from cbemail.imap.protocol import StatusResponse
+from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.parser import capabilities
+from cbemail.imap.protocol import Response, ResponseCode, StatusResponse, Untagged
+from cbemail.imap.refusals import farewell, login_refusal, lost, silence
 from cbemail.imap.wire import Command, astring
 from cbemail.timing import spent_on
-
-log = logging.getLogger(__name__)
 
 TLS_SECONDS = 10.0
 GREETING_SECONDS = 30.0
@@ -52,9 +41,11 @@ async def open_imap(server: MailServer, secret: Secret, hosts: MailHosts) -> Ima
         if server.security is Security.STARTTLS:
             await _start_tls(connection, server, hosts, greeting)
         else:
-            connection.refresh_capabilities([greeting])
+            _learn(connection, [greeting])
+        if not connection.capabilities:
+            await _ask_capabilities(connection)
         if greeting.status != "PREAUTH":
-            await _authenticate(connection, server, secret)
+            await _authenticate(connection, server.username, secret)
     except BaseException:
         connection.abort()
         raise
@@ -83,18 +74,14 @@ async def _connect(server: MailServer, hosts: MailHosts) -> ImapConnection:
 
 def _tls_failure(exc: OSError) -> UpstreamError:
     if isinstance(exc, TimeoutError):
-        return UpstreamTimeout(
-            "The mail server did not answer in time.", protocol="imap", retry_after=10
-        )
+        return silence()
     if isinstance(exc, ssl.SSLCertVerificationError):
         return UpstreamError(
             "The certificate of the IMAP server is not valid for its name.", protocol="imap"
         )
     if isinstance(exc, ssl.SSLError):
         return UpstreamError("The IMAP server does not speak TLS as it should.", protocol="imap")
-    return UpstreamUnavailable(
-        "The IMAP server closed the connection.", protocol="imap", retry_after=10
-    )
+    return lost()
 
 
 async def _greeting(connection: ImapConnection) -> StatusResponse:
@@ -107,7 +94,7 @@ async def _greeting(connection: ImapConnection) -> StatusResponse:
             "The IMAP server did not greet in time.", protocol="imap", retry_after=10
         ) from exc
     if greeting.status == "BYE":
-        raise said_bye(greeting)
+        raise farewell(greeting)
     if greeting.status not in {"OK", "PREAUTH"}:
         raise UpstreamError("The server does not greet as an IMAP server does.", protocol="imap")
     return greeting
@@ -126,92 +113,81 @@ async def _start_tls(
         raise UpstreamError(
             "The IMAP server does not offer STARTTLS.", protocol="imap", command="STARTTLS"
         )
-    connection.forget_buffered()
     try:
         with spent_on("imap"):
-            connection.transport = await connection.loop.start_tls(
-                connection.transport,
-                connection,
-                hosts.tls,
-                server_hostname=server.host,
-                ssl_handshake_timeout=TLS_SECONDS,
-            )
+            async with asyncio.timeout(TLS_SECONDS):
+                await connection.start_tls(hosts.tls, server.host)
     except OSError as exc:
         raise _tls_failure(exc) from exc
 
 
-async def _authenticate(connection: ImapConnection, server: MailServer, secret: Secret) -> None:
-    if not connection.capabilities:
-        await _learn_capabilities(connection)
+# ---- who we are
+
+
+async def _authenticate(connection: ImapConnection, username: str, secret: Secret) -> None:
     if isinstance(secret, AccessToken):
-        completion = await _authenticate_xoauth2(connection, server.username, secret.value)
-    elif {"AUTH=PLAIN", "SASL-IR"} <= connection.capabilities:
-        completion = await _authenticate_plain(connection, server.username, secret.value)
-    elif "LOGINDISABLED" not in connection.capabilities:
-        completion = await _login(connection, server.username, secret.value)
+        completion = await _xoauth2(connection, username, secret.value)
     elif "AUTH=PLAIN" in connection.capabilities:
-        completion = await _authenticate_plain(connection, server.username, secret.value)
+        completion = await _plain(connection, username, secret.value)
+    elif "LOGINDISABLED" not in connection.capabilities:
+        login = Command("LOGIN", (astring(username), astring(secret.value)))
+        (completion,) = await connection.run(login)
     else:
         raise UpstreamError(
             "The IMAP server offers no way to log in with a password on this connection.",
             protocol="imap",
         )
     if not completion.ok:
-        raise _login_refused(completion.status)
-    connection.capabilities = frozenset()
-    if not connection.refresh_capabilities([completion.status, *completion.responses]):
-        await _learn_capabilities(connection)
+        raise login_refusal(completion.status)
+    if not _learn(connection, [completion.status, *completion.responses]):
+        await _ask_capabilities(connection)
 
 
-async def _learn_capabilities(connection: ImapConnection) -> None:
-    completion = await connection.run_one(_CAPABILITY)
-    connection.refresh_capabilities(completion.responses)
-
-
-async def _login(connection: ImapConnection, username: str, password: str) -> Completion:
-    (completion,) = await connection.run(Command("LOGIN", (astring(username), astring(password))))
-    return completion
-
-
-async def _authenticate_plain(
-    connection: ImapConnection, username: str, password: str
-) -> Completion:
+async def _plain(connection: ImapConnection, username: str, password: str) -> Completion:
     """RFC 4616: no authorisation identity, both values in UTF-8, so that any password can be sent."""
-    return await _authenticate_sasl(connection, "PLAIN", f"\0{username}\0{password}".encode())
+    fields = ("", username, password)
+    return await _sasl(connection, "PLAIN", b"\0".join(_sasl_text(text) for text in fields))
 
 
-async def _authenticate_xoauth2(
-    connection: ImapConnection, username: str, token: str
-) -> Completion:
-    message = f"user={username}\x01auth=Bearer {token}\x01\x01".encode()
-    return await _authenticate_sasl(connection, "XOAUTH2", message)
+async def _xoauth2(connection: ImapConnection, username: str, token: str) -> Completion:
+    if "AUTH=XOAUTH2" not in connection.capabilities:
+        raise UpstreamError("The IMAP server does not offer OAuth2 logins.", protocol="imap")
+    fields = (f"user={username}", f"auth=Bearer {token}", "", "")
+    return await _sasl(connection, "XOAUTH2", b"\x01".join(_sasl_text(text) for text in fields))
 
 
-async def _authenticate_sasl(
-    connection: ImapConnection, mechanism: str, initial: bytes
-) -> Completion:
+def _sasl_text(text: str) -> bytes:
+    """A field of a message whose fields end in NUL or ``\\x01``: with one of these in it, it would be two."""
+    if "\0" in text or "\x01" in text:
+        raise InvalidRequest("A user name or password cannot hold the characters NUL and SOH.")
+    return text.encode()
+
+
+async def _sasl(connection: ImapConnection, mechanism: str, initial: bytes) -> Completion:
     """One client message. A further challenge is a refusal with its reasons (XOAUTH2): the empty answer ends it."""
     encoded = base64.b64encode(initial)
-    ahead = "SASL-IR" in connection.capabilities  # RFC 4959: a round trip less
-    command = Command("AUTHENTICATE", (mechanism.encode(), *((encoded,) if ahead else ())))
-    answers = iter(() if ahead else (encoded,))
-    return await connection.continue_with(command, lambda _challenge: next(answers, b""))
+    if "SASL-IR" in connection.capabilities:  # RFC 4959: a round trip less
+        command = Command("AUTHENTICATE", (mechanism.encode(), encoded))
+        return await connection.run_dialogue(command, [b""])
+    command = Command("AUTHENTICATE", (mechanism.encode(),))
+    return await connection.run_dialogue(command, [encoded, b""])
 
 
-def _login_refused(status: StatusResponse) -> Exception:
-    """A NO to a login is the credentials' fault, unless the server says that it is its own (RFC 5530)."""
-    code = status.code.name if status.code is not None else ""
-    log.info("IMAP login refused: [%s] %s", code, status.text)
-    if speaks_of_a_limit(status):
-        return ServerLimit(
-            "The mail server allows no more connections for this mailbox.",
-            protocol="imap",
-            retry_after=5,
-        )
-    if code in {"UNAVAILABLE", "INUSE", "SERVERBUG", "CONTACTADMIN"}:
-        return UpstreamUnavailable(
-            "The mail server cannot check the login at the moment.", protocol="imap", retry_after=30
-        )
-    if code == "PRIVACYREQUIRED":
-        return UpstreamError("The IMAP server wants TLS before a login.", protocol="imap")
-    return CredentialsRejected("The IMAP server refused the user name or password.")
+# ---- what the server can do
+
+
+def _learn(connection: ImapConnection, responses: Iterable[Response]) -> bool:
+    """Take the capabilities that ``responses`` tell, if they do. They are never merged with older ones: what a server
+    offers before login or TLS says nothing about after (RFC 9051 sections 6.2.1 and 7.2.2)."""
+    connection.capabilities = frozenset()
+    for response in responses:
+        told = response.code if isinstance(response, StatusResponse) else response
+        if isinstance(told, ResponseCode | Untagged) and told.name == "CAPABILITY":
+            connection.capabilities = capabilities(told)
+            return True
+    return False
+
+
+async def _ask_capabilities(connection: ImapConnection) -> None:
+    completion = await connection.run_one(_CAPABILITY)
+    _learn(connection, completion.responses)

@@ -1,12 +1,14 @@
 """What is done with the messages of a selected mailbox: options in, data out (RFC 9051 sections 6.3 and 6.4)."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from msgspec import Struct, structs
 
-from cbemail.errors import FolderNotFound, InvalidRequest, UpstreamError
+from cbemail.errors import FolderNotFound, InvalidRequest, UpstreamError, UpstreamUnavailable
 from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.naming import run_naming
 from cbemail.imap.parser import (
     appenduid,
     copyuid,
@@ -31,14 +33,24 @@ from cbemail.imap.protocol import (
     Untagged,
 )
 from cbemail.imap.search import SearchProgram
-from cbemail.imap.wire import Argument, Command, Literal, flag_list, internal_date, mailbox
+from cbemail.imap.wire import Argument, Command, Literal, flag_list, internal_date
+from cbemail.timing import Turn
 
+log = logging.getLogger(__name__)
+
+_NOOP = Command("NOOP")
 _EXPUNGE = Command("EXPUNGE")
+_DELETED = flag_list([DELETED])
 
-SEARCHES = 3  # of a mailbox that changes while it is searched; then the last answer is as good as any
+SEARCHES = (
+    3  # of a mailbox that changes while it is searched; then the last answer is as good as any
+)
 
 # Rows asked for in one FETCH: enough to make the round trip cheap, few enough to bound what an answer can hold.
 FETCH_ROWS = 500
+
+# Octets of a UID set in one command: Dovecot ends a line at 64 KB, others at 8 KB (RFC 7162 section 4 asks for that).
+SET_OCTETS = 7_000
 
 
 async def select(connection: ImapConnection, folder: FolderPath) -> SelectData:
@@ -48,7 +60,7 @@ async def select(connection: ImapConnection, folder: FolderPath) -> SelectData:
         FolderNotFound: there is none, or it holds no messages (``\\Noselect``).
     """
     connection.selected = None
-    (completion,) = await connection.run(Command("SELECT", (mailbox(folder),)))
+    completion = await run_naming(connection, folder, lambda name: Command("SELECT", (name,)))
     if not completion.ok:
         if completion.status.code is None or completion.status.code.name in {"CANNOT", "NOPERM"}:
             raise FolderNotFound(f"The folder {folder} does not exist, or holds no messages.")
@@ -118,12 +130,34 @@ async def search(connection: ImapConnection, program: SearchProgram) -> Found:
     while True:
         searches += 1
         known = connection.selected.exists if connection.selected is not None else None
-        (completion,) = await connection.run(command)
+        completion = await _read(connection, command)
         if completion.status.code is not None and completion.status.code.name == "BADCHARSET":
             raise InvalidRequest("This mail server can search for ASCII text only.")
         completion.require_ok()
         if searches == SEARCHES or not _tells_news(completion, known):
             return _found(completion)
+
+
+async def _read(connection: ImapConnection, command: Command) -> Completion:
+    """Run a command that reads, and in the same flight a NOOP: the server's chance to tell what has changed.
+
+    Where the mailbox was deleted under the connection, and made anew, Dovecot goes on with the old one, and finds the
+    new messages by the old UIDs. It cannot tell of changes then, and says so: an untagged NO is a warning (RFC 9051
+    section 7.1.2).
+
+    Raises:
+        UpstreamUnavailable: so it was. The mailbox is no longer taken to be selected.
+    """
+    completion, _ = await connection.run(command, _NOOP)
+    for response in completion.responses:
+        if isinstance(response, StatusResponse) and response.status == "NO":
+            log.info("IMAP warning: %s", response.text)
+            if "internal error" in response.text.casefold():
+                connection.selected = None
+                raise UpstreamUnavailable(
+                    "The mail server has lost the folder.", protocol="imap", retry_after=2
+                )
+    return completion
 
 
 def _tells_news(completion: Completion, known: int | None) -> bool:
@@ -151,8 +185,8 @@ async def fetch(
     wanted = sorted(uids)
     for start in range(0, len(wanted), FETCH_ROWS):
         chunk = UidSet(wanted[start : start + FETCH_ROWS])
-        completion = await connection.run_one(fetch_command(chunk, items))
-        _collect(completion, chunk, rows)
+        completion = await _read(connection, fetch_command(chunk, items))
+        await _collect(completion.require_ok(), chunk, rows)
     return rows
 
 
@@ -160,12 +194,17 @@ def fetch_command(uids: UidSet, items: bytes) -> Command:
     return Command("UID FETCH", (str(uids).encode(), b"(UID " + items + b")"))
 
 
-def _collect(completion: Completion, wanted: UidSet, rows: dict[Uid, FetchData]) -> None:
+async def _collect(
+    completion: Completion, wanted: Iterable[Uid], rows: dict[Uid, FetchData]
+) -> None:
     """Add what a completion tells of ``wanted``. A server may spread one message over several FETCH responses, and
     put flag changes of others in between (RFC 9051 7.5.2)."""
+    chosen = frozenset(wanted)
+    turn = Turn()
     for response in completion.untagged("FETCH"):
+        await turn.share()
         row = fetch_data(response)
-        if row.uid is None or row.uid not in wanted:
+        if row.uid is None or row.uid not in chosen:
             continue
         known = rows.get(row.uid)
         rows[row.uid] = row if known is None else _merge(known, row)
@@ -184,36 +223,59 @@ async def store_flags(
     add: Sequence[Flag] = (),
     remove: Sequence[Flag] = (),
 ) -> dict[Uid, tuple[Flag, ...]]:
-    """Add and remove flags, and give the flags as the server now has them. Messages that are gone are not in it."""
-    changes = ((b"+FLAGS", add), (b"-FLAGS", remove))
+    """Add and remove flags, and give the flags as the server now has them. Messages that are gone are not in it.
+
+    Some servers, Dovecot among them, say nothing of a message that already had the flags: what they did not tell is
+    asked for. A message that only came to light after the STORE has not been changed by it, and counts as gone.
+    """
+    changes = (
+        (b"+FLAGS", add, "#/add_flags"),
+        (b"-FLAGS", remove, "#/remove_flags"),
+    )
     commands = [
-        Command("UID STORE", (str(uids).encode(), verb, flag_list(flags)))
-        for verb, flags in changes
+        _store(uids, verb, flag_list(dict.fromkeys(flags), pointer=pointer))
+        for verb, flags, pointer in changes
         if flags
     ]
     rows: dict[Uid, FetchData] = {}
     for completion in await connection.run(*commands):
-        _collect(completion.require_ok(), uids, rows)
-    return {uid: row.flags for uid, row in rows.items() if row.flags is not None}
+        await _collect(completion.require_ok(), uids, rows)
+    stored = {uid: row.flags for uid, row in rows.items() if row.flags is not None}
+    untold = [uid for uid in uids if uid not in stored]
+    for uid, row in (await fetch(connection, untold, b"FLAGS") if untold else {}).items():
+        if row.flags is not None and _fits(row.flags, add, remove):
+            stored[uid] = row.flags
+    return stored
+
+
+def _fits(flags: Iterable[Flag], add: Iterable[Flag], remove: Iterable[Flag]) -> bool:
+    known = {flag.lower() for flag in flags}
+    return known.issuperset(f.lower() for f in add) and known.isdisjoint(f.lower() for f in remove)
+
+
+def _store(uids: UidSet, verb: bytes, flags: bytes) -> Command:
+    return Command("UID STORE", (str(uids).encode(), verb, flags))
 
 
 async def copy(connection: ImapConnection, uids: UidSet, destination: FolderPath) -> Relocated:
     """UID COPY. A destination that does not exist is a FolderNotFound, never created (RFC 9051 6.4.7)."""
-    command = Command("UID COPY", (str(uids).encode(), mailbox(destination)))
-    return _relocated(await connection.run_one(command), connection)
+    return await _relocate(connection, "UID COPY", uids, destination)
 
 
 async def existing(connection: ImapConnection, uids: UidSet) -> list[Uid]:
     """Those of ``uids`` that are in the mailbox."""
-    completion = await connection.run_one(Command("UID SEARCH", (b"UID", str(uids).encode())))
+    return await _uids_found(connection, b"UID", str(uids).encode())
+
+
+async def _uids_found(connection: ImapConnection, *keys: bytes) -> list[Uid]:
+    completion = await connection.run_one(Command("UID SEARCH", keys))
     return [Uid(uid) for r in completion.untagged("SEARCH") for uid in search_uids(r)]
 
 
 async def move(connection: ImapConnection, uids: UidSet, destination: FolderPath) -> Relocated:
     """UID MOVE (RFC 6851), or where it is missing the COPY, STORE, EXPUNGE it stands for, of these messages only."""
     if "MOVE" in connection.capabilities:
-        command = Command("UID MOVE", (str(uids).encode(), mailbox(destination)))
-        return _relocated(await connection.run_one(command), connection)
+        return await _relocate(connection, "UID MOVE", uids, destination)
     relocated = await copy(connection, uids, destination)
     if not relocated.known:
         await expunge(connection, uids)
@@ -222,6 +284,18 @@ async def move(connection: ImapConnection, uids: UidSet, destination: FolderPath
     ):  # only what was copied: a message that came back in between stays where it is
         await expunge(connection, UidSet(relocated.uids))
     return relocated
+
+
+async def _relocate(
+    connection: ImapConnection, verb: str, uids: UidSet, destination: FolderPath
+) -> Relocated:
+    completion = await run_naming(
+        connection,
+        destination,
+        lambda name: Command(verb, (str(uids).encode(), name)),
+        pointer="#/destination",
+    )
+    return _relocated(completion.require_ok(), connection)
 
 
 def _relocated(completion: Completion, connection: ImapConnection) -> Relocated:
@@ -243,31 +317,42 @@ async def expunge(connection: ImapConnection, uids: UidSet) -> list[Uid]:
     Without UID EXPUNGE (RFC 4315) a plain EXPUNGE would take every deleted message: the mark is taken from the others
     for that moment. Should we die then, they are kept rather than lost.
     """
-    wanted = str(uids).encode()
-    mark = Command("UID STORE", (wanted, b"+FLAGS", flag_list([DELETED])))
+    there = await existing(
+        connection, uids
+    )  # asked first: neither STORE nor EXPUNGE tells for sure
+    if not there:
+        return []
+    chosen = UidSet(there)
+    mark = _store(chosen, b"+FLAGS.SILENT", _DELETED)
     if "UIDPLUS" in connection.capabilities:
-        marked, expunged = await connection.run(mark, Command("UID EXPUNGE", (wanted,)))
+        completions = await connection.run(mark, Command("UID EXPUNGE", (str(chosen).encode(),)))
     else:
-        others = [uid for uid in await _deleted(connection) if uid not in uids]
-        if others:
-            await _set_deleted(connection, b"-FLAGS.SILENT", others)
-        marked, expunged = await connection.run(mark, _EXPUNGE)
-        if others:
-            await _set_deleted(connection, b"+FLAGS.SILENT", others)
-    rows: dict[Uid, FetchData] = {}
-    _collect(marked.require_ok(), uids, rows)
-    expunged.require_ok()
-    return sorted(rows)
+        others = set(await _uids_found(connection, b"DELETED")) - set(there)
+        await _set_deleted(connection, b"-FLAGS.SILENT", others)
+        completions = await connection.run(mark, _EXPUNGE)
+        await _set_deleted(connection, b"+FLAGS.SILENT", others)
+    for completion in completions:
+        completion.require_ok()
+    return there
 
 
-async def _deleted(connection: ImapConnection) -> list[int]:
-    completion = await connection.run_one(Command("UID SEARCH", (b"DELETED",)))
-    return [uid for response in completion.untagged("SEARCH") for uid in search_uids(response)]
+async def _set_deleted(connection: ImapConnection, verb: bytes, uids: Iterable[Uid]) -> None:
+    for chunk in chunks(uids):
+        await connection.run_one(_store(chunk, verb, _DELETED))
 
 
-async def _set_deleted(connection: ImapConnection, verb: bytes, uids: Iterable[int]) -> None:
-    arguments = (str(UidSet(uids)).encode(), verb, flag_list([DELETED]))
-    await connection.run_one(Command("UID STORE", arguments))
+def chunks(uids: Iterable[Uid]) -> list[UidSet]:
+    """UID sets whose spelling stays short enough for one command line."""
+    sets: list[UidSet] = []
+    ordered = sorted(uids)
+    start = 0
+    while start < len(ordered):
+        end = len(ordered)
+        while len(str(UidSet(ordered[start:end]))) > SET_OCTETS:
+            end = start + (end - start) // 2
+        sets.append(UidSet(ordered[start:end]))
+        start = end
+    return sets
 
 
 async def append(
@@ -279,11 +364,13 @@ async def append(
     received_at: datetime | None = None,
 ) -> Appended:
     """APPEND one message (RFC 9051 6.3.12), CRLF line ends; says where it is if the server has UIDPLUS."""
-    arguments: list[Argument] = [mailbox(folder)]
+    options: list[Argument] = []
     if flags:
-        arguments.append(flag_list(flags))
+        options.append(flag_list(dict.fromkeys(flags)))
     if received_at is not None:
-        arguments.append(internal_date(received_at))
-    completion = await connection.run_one(Command("APPEND", (*arguments, Literal(content))))
-    told = completion.code("APPENDUID")
+        options.append(internal_date(received_at))
+    completion = await run_naming(
+        connection, folder, lambda name: Command("APPEND", (name, *options, Literal(content)))
+    )
+    told = completion.require_ok().code("APPENDUID")
     return appenduid(ResponseCode("APPENDUID", told)) if told is not None else Appended()

@@ -10,39 +10,52 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from msgspec import Struct, field
 
-from cbemail.errors import CbemailError, Overloaded
+from cbemail.errors import CbemailError, Overloaded, UpstreamUnavailable
 from cbemail.ids import SessionId
-from cbemail.imap.connection import ImapConnection, ServerLimit
+from cbemail.imap.connection import ImapConnection
 from cbemail.imap.messages import select
 from cbemail.imap.protocol import FolderPath
+from cbemail.imap.refusals import ServerLimit
 from cbemail.timing import spent_on
 
 ACQUIRE_SECONDS = 10.0  # how long a request waits for its turn before it is told to come back
 WAITERS_PER_SESSION = 256  # more than that could not be served in that time anyway
-LIMIT_MEMORY_SECONDS = 300.0  # how long a server's own limit is believed before one more is tried
+
+# How long a session makes do with the connections it has after the server took no more of them: long where it said
+# that this is a limit, a moment where it merely failed, and where it has a limit but we have nothing to share.
+LIMIT_MEMORY_SECONDS = 60.0
+FAILURE_MEMORY_SECONDS = 1.0
 
 Connect = Callable[[SessionId], Awaitable[ImapConnection]]
 
 
+class _Waiter(Struct, eq=False):
+    """A request in the queue. Its turn brings a connection, or None: open one, its place is taken."""
+
+    turn: asyncio.Future[ImapConnection | None]
+    number: int  # in order of arrival, over all sessions
+
+
 class _Slot(Struct, eq=False):
-    """One session's connections. ``live`` counts those lent, idle and being opened."""
+    """One session's connections, and who wants one. A waiter and an idle connection are never here together."""
 
     session_id: SessionId
     bound: int
-    live: int = 0
-    idle: list[ImapConnection] = field(default_factory=list)  # the most recently used last
+    recovery: asyncio.TimerHandle | None = None  # while the bound is a learnt one
+    opening: int = 0
+    lent: dict[ImapConnection, bool] = {}  # and whether it may be lent again
+    idle: list[ImapConnection] = []  # the most recently used last
     waiters: deque[_Waiter] = field(default_factory=deque)
-    bound_learnt_at: float | None = None
+    leases: int = 0  # under way, from before the connection is found
+    closed: bool = False
 
-
-class _Waiter(Struct, eq=False):
-    """A request in the queue. It is answered with a connection, or with None: open one, it is already counted."""
-
-    slot: _Slot
-    turn: asyncio.Future[ImapConnection | None]
+    @property
+    def live(self) -> int:
+        return self.opening + len(self.lent) + len(self.idle)
 
 
 class PoolStatistics(Struct, frozen=True):
@@ -58,7 +71,8 @@ class ImapPool:
         connect: opens and authenticates a connection for a session.
         per_session: connections one session may have at once.
         total: connections over all sessions; the least recently used idle one gives way to a new one.
-        idle_seconds: how long an unused connection stays open; 0 closes it at once.
+        idle_seconds: how long an unused connection stays open; 0 gives each lease a connection of its own.
+        acquire_seconds: how long a lease waits for its turn.
     """
 
     def __init__(
@@ -76,8 +90,12 @@ class ImapPool:
         self._idle_seconds = idle_seconds
         self._acquire_seconds = acquire_seconds
         self._slots: dict[SessionId, _Slot] = {}
+        self._total = 0  # live connections, those of closed sessions included
+        # The least recently used first. While there is one, nobody waits for the total alone.
         self._idle: OrderedDict[ImapConnection, tuple[_Slot, asyncio.TimerHandle]] = OrderedDict()
-        self._total = 0
+        self._queues: set[_Slot] = set()  # those with waiters
+        self._numbers = count(1)
+        self._closed = False
 
     @asynccontextmanager
     async def lease(
@@ -96,206 +114,267 @@ class ImapPool:
             CredentialsStale: the server no longer accepts the stored credentials.
             FolderNotFound: ``folder`` does not exist, or cannot be selected.
         """
-        slot = self._slots.get(session_id)
-        if slot is None:
-            slot = self._slots[session_id] = _Slot(session_id, self._per_session)
+        if self._closed:
+            raise _session_closed()
+        slot = self._slot(session_id)
+        slot.leases += 1
         try:
-            with spent_on("wait"):
-                connection = await self._acquire(slot, folder)
+            connection = await self._ready(slot, folder)
+            try:
+                yield connection
+            finally:
+                self._release(slot, connection)
         finally:
-            self._forget_if_empty(slot)
-        try:
-            if folder is not None and (
-                connection.selected is None or connection.selected.path != folder
-            ):
-                await select(connection, folder)
-            yield connection
-        finally:
-            self._release(slot, connection)
-            self._forget_if_empty(slot)
+            slot.leases -= 1
+            self._forget_if_unused(slot)
 
-    # ---- acquiring
+    # ---- with the network, between decisions
+
+    async def _ready(self, slot: _Slot, folder: FolderPath | None) -> ImapConnection:
+        """A connection with ``folder`` selected. That one kept warm has died may only show in its first command: then,
+        and once, another takes its place."""
+        is_last = False
+        while True:
+            connection = await self._acquire(slot, folder)
+            try:
+                if folder is not None and not _has_selected(connection, folder):
+                    await select(connection, folder)
+            except UpstreamUnavailable:
+                died = connection.broken
+                self._release(slot, connection)
+                if is_last or not died:
+                    raise
+                is_last = True
+            except BaseException:
+                self._release(slot, connection)
+                raise
+            else:
+                return connection
 
     async def _acquire(self, slot: _Slot, folder: FolderPath | None) -> ImapConnection:
-        connection = self._take_idle(slot, folder)
-        if connection is not None:
-            return connection
-        if not slot.waiters and self._grant(slot):
-            return await self._open(slot)
-        connection = await self._wait(slot)
-        if connection is not None:
-            return connection
-        return await self._open(slot)
+        deadline = asyncio.get_running_loop().time() + self._acquire_seconds
+        came_first = False
+        while True:
+            connection = (
+                self._take_idle(slot, folder)
+                or await self._turn(slot, deadline, came_first=came_first)
+                or await self._open(slot)
+            )
+            if connection is not None:
+                return connection
+            came_first = True  # was let out of the queue for nothing
+
+    async def _turn(
+        self, slot: _Slot, deadline: float, *, came_first: bool
+    ) -> ImapConnection | None:
+        """Queue for a connection; None: open one, its place is taken."""
+        waiter = self._enqueue(slot, came_first=came_first)
+        try:
+            if not waiter.turn.done():
+                with spent_on("wait"):
+                    timeout = deadline - asyncio.get_running_loop().time()
+                    await asyncio.wait({waiter.turn}, timeout=timeout)
+        except asyncio.CancelledError:
+            self._give_up(slot, waiter)
+            raise
+        if not waiter.turn.done():
+            self._give_up(slot, waiter)
+            raise _busy()
+        return waiter.turn.result()
+
+    async def _open(self, slot: _Slot) -> ImapConnection | None:
+        """Open the connection whose place is taken; None where the server takes no more than there are."""
+        try:
+            connection = await self._connect(slot.session_id)
+        except CbemailError as error:
+            self._leave_place(slot, error)
+            if not isinstance(error, ServerLimit):
+                raise
+            if slot.live == 0:
+                raise _limited() from error
+            return None
+        except BaseException:
+            self._leave_place(slot)
+            raise
+        self._lend_opened(slot, connection)
+        if slot.closed:
+            self._release(slot, connection)
+            raise _session_closed()
+        return connection
+
+    # ---- decisions: who may have one
+
+    def _slot(self, session_id: SessionId) -> _Slot:
+        return self._slots.setdefault(session_id, _Slot(session_id, self._per_session))
+
+    def _forget_if_unused(self, slot: _Slot) -> None:
+        """A session without connections costs nothing here, unless a limit was learnt for it."""
+        unused = slot.leases == 0 and slot.live == 0 and slot.recovery is None
+        if unused and self._slots.get(slot.session_id) is slot:
+            del self._slots[slot.session_id]
 
     def _take_idle(self, slot: _Slot, folder: FolderPath | None) -> ImapConnection | None:
-        if slot.waiters:
-            return None  # they were here first
-        while slot.idle:
-            fitting = (
-                i
-                for i in reversed(range(len(slot.idle)))
-                if (selected := slot.idle[i].selected) is not None and selected.path == folder
-            )
-            connection = slot.idle.pop(next(fitting, -1))
-            _, timer = self._idle.pop(connection)
-            timer.cancel()
-            if not connection.broken:
-                return connection
-            self._uncount(slot)
-        return None
+        """The idle connection with ``folder`` selected, or the latest used; one that the server closed is dropped."""
+        for connection in [each for each in slot.idle if each.broken]:
+            self._drop_idle(connection)
+        if not slot.idle:
+            return None
+        fitting = (each for each in reversed(slot.idle) if _has_selected(each, folder))
+        connection = next(fitting, slot.idle[-1])
+        slot.idle.remove(connection)
+        _, timer = self._idle.pop(connection)
+        timer.cancel()
+        slot.lent[connection] = True
+        return connection
 
-    def _grant(self, slot: _Slot) -> bool:
-        """Count one more connection for ``slot`` if that is allowed; its opener must open or uncount it."""
-        now = asyncio.get_running_loop().time()
-        if slot.bound_learnt_at is not None and now - slot.bound_learnt_at > LIMIT_MEMORY_SECONDS:
-            slot.bound, slot.bound_learnt_at = min(slot.bound + 1, self._per_session), now
-        if slot.live >= slot.bound:
+    def _has_room(self, slot: _Slot) -> bool:
+        return slot.live < slot.bound and (self._total < self._total_bound or bool(self._idle))
+
+    def _take_place(self, slot: _Slot) -> bool:
+        """Count one more connection if the bounds allow it; who gets the place opens a connection, or leaves it."""
+        if not self._has_room(slot):
             return False
-        if self._total >= self._total_bound and not self._evict():
-            return False
-        slot.live += 1
+        if self._total >= self._total_bound:
+            self._drop_idle(next(iter(self._idle)))
+        slot.opening += 1
         self._total += 1
         return True
 
-    def _evict(self) -> bool:
-        """Close the idle connection that was used longest ago, whosever it is."""
-        if not self._idle:
-            return False
-        connection = next(iter(self._idle))
-        self._discard_idle(connection)
-        return True
+    def _leave_place(self, slot: _Slot, error: CbemailError | None = None) -> None:
+        """The connection was not opened. What the server refused to one is not tried again at once by all the others:
+        they share what is open, and if nothing is, they are told the same."""
+        slot.opening -= 1
+        self._total -= 1
+        limited = isinstance(error, ServerLimit)
+        if error is not None and slot.live == 0:
+            self._fail_waiters(slot, _limited() if limited else error)
+        if not slot.closed and (limited or (error is not None and slot.live)):
+            self._learn_bound(
+                slot, LIMIT_MEMORY_SECONDS if limited and slot.live else FAILURE_MEMORY_SECONDS
+            )
+        self._serve()
 
-    async def _wait(self, slot: _Slot) -> ImapConnection | None:
+    def _learn_bound(self, slot: _Slot, memory: float) -> None:
+        if slot.recovery is not None:
+            slot.recovery.cancel()
+        slot.bound = slot.live
+        slot.recovery = asyncio.get_running_loop().call_later(memory, self._forget_bound, slot)
+
+    def _forget_bound(self, slot: _Slot) -> None:
+        slot.bound, slot.recovery = self._per_session, None
+        self._serve()
+        self._forget_if_unused(slot)
+
+    def _lend_opened(self, slot: _Slot, connection: ImapConnection) -> None:
+        slot.opening -= 1
+        slot.lent[connection] = True
+
+    # ---- decisions: who waits
+
+    def _enqueue(self, slot: _Slot, *, came_first: bool) -> _Waiter:
+        if slot.closed:
+            raise _session_closed()
+        if slot.bound == 0:
+            raise _limited()  # there is nothing to wait for
         if len(slot.waiters) >= WAITERS_PER_SESSION:
             raise _busy()
-        waiter = _Waiter(slot, asyncio.get_running_loop().create_future())
-        slot.waiters.append(waiter)
-        try:
-            async with asyncio.timeout(self._acquire_seconds):
-                return await waiter.turn
-        except BaseException as exc:
-            self._give_up(waiter)
-            if isinstance(exc, TimeoutError):
-                raise _busy() from exc
-            raise
+        turn = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(turn, next(self._numbers))
+        if came_first:
+            slot.waiters.appendleft(waiter)
+        else:
+            slot.waiters.append(waiter)
+        self._queues.add(slot)
+        self._serve()
+        return waiter
 
-    def _give_up(self, waiter: _Waiter) -> None:
+    def _dequeue(self, slot: _Slot, waiter: _Waiter) -> None:
+        slot.waiters.remove(waiter)
+        if not slot.waiters:
+            self._queues.discard(slot)
+
+    def _serve(self) -> None:
+        """Let those who wait open what there is room for, the longest waiting first."""
+        while ready := [slot for slot in self._queues if self._has_room(slot)]:
+            slot = min(ready, key=lambda each: each.waiters[0].number)
+            waiter = slot.waiters[0]
+            self._take_place(slot)
+            self._dequeue(slot, waiter)
+            waiter.turn.set_result(None)
+
+    def _give_up(self, slot: _Slot, waiter: _Waiter) -> None:
         """Leave the queue; and if the turn came at this very moment, pass it on."""
-        if waiter in waiter.slot.waiters:
-            waiter.slot.waiters.remove(waiter)
-        elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
+        if not waiter.turn.done():
+            self._dequeue(slot, waiter)
+        elif waiter.turn.exception() is None:
             connection = waiter.turn.result()
             if connection is None:
-                self._uncount(waiter.slot)
+                self._leave_place(slot)
             else:
-                self._release(waiter.slot, connection)
-
-    async def _open(self, slot: _Slot) -> ImapConnection:
-        """Open the connection that is already counted."""
-        try:
-            connection = await self._connect(slot.session_id)
-        except BaseException as exc:
-            self._uncount(slot)
-            if isinstance(exc, ServerLimit) and slot.live > 0:
-                slot.bound, slot.bound_learnt_at = slot.live, asyncio.get_running_loop().time()
-                return await self._acquire_after_limit(slot)
-            if isinstance(exc, ServerLimit):
-                raise _busy() from exc
-            if isinstance(exc, CbemailError) and slot.live == 0:
-                self._fail_waiters(slot, exc)
-            raise
-        return connection
-
-    async def _acquire_after_limit(self, slot: _Slot) -> ImapConnection:
-        """The server allows fewer than we do: share those that are open."""
-        connection = self._take_idle(slot, None) or await self._wait(slot)
-        return connection or await self._open(slot)
+                self._release(slot, connection)
 
     def _fail_waiters(self, slot: _Slot, error: CbemailError) -> None:
-        """Tell all who wait what the first one learnt: each would only try, and fail, after the other."""
-        while slot.waiters:
-            turn = slot.waiters.popleft().turn
-            if not turn.done():
-                turn.set_exception(error)
+        for waiter in list(slot.waiters):
+            self._dequeue(slot, waiter)
+            waiter.turn.set_exception(error)
 
-    # ---- giving back
+    # ---- decisions: what becomes of a connection
 
     def _release(self, slot: _Slot, connection: ImapConnection) -> None:
-        if connection.broken or slot.live > slot.bound:
+        """Take a connection back: for the next who waits, or to be kept warm, or to be closed."""
+        may_be_lent = slot.lent.pop(connection) and not slot.closed and connection.usable
+        if not may_be_lent or self._idle_seconds <= 0:
             connection.close()
-            self._uncount(slot)
-            return
-        while slot.waiters:
-            turn = slot.waiters.popleft().turn
-            if not turn.done():
-                turn.set_result(connection)
-                return
-        if self._idle_seconds <= 0:
-            connection.close()
-            self._uncount(slot)
-            return
+            self._total -= 1
+        elif slot.waiters:
+            waiter = slot.waiters[0]
+            self._dequeue(slot, waiter)
+            slot.lent[connection] = True
+            waiter.turn.set_result(connection)
+        else:
+            self._keep(slot, connection)
+        self._serve()
+
+    def _keep(self, slot: _Slot, connection: ImapConnection) -> None:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._idle_seconds, self._drop_idle, connection)
         slot.idle.append(connection)
-        timer = asyncio.get_running_loop().call_later(
-            self._idle_seconds, self._discard_idle, connection
-        )
         self._idle[connection] = (slot, timer)
-        if self._total >= self._total_bound:
-            self._serve_others()
 
-    def _uncount(self, slot: _Slot) -> None:
-        """A connection is gone: whoever waits for one may open another."""
-        slot.live -= 1
-        self._total -= 1
-        self._serve(slot)
-        if self._total == self._total_bound - 1:
-            self._serve_others()
-
-    def _serve(self, slot: _Slot) -> None:
-        while slot.waiters and self._grant(slot):
-            turn = slot.waiters.popleft().turn
-            if turn.done():
-                slot.live -= 1
-                self._total -= 1
-            else:
-                turn.set_result(None)
-
-    def _serve_others(self) -> None:
-        """Sessions that wait only because of the total: rare, so a scan will do."""
-        for slot in list(self._slots.values()):
-            if slot.waiters and slot.live < slot.bound:
-                self._serve(slot)
-
-    def _discard_idle(self, connection: ImapConnection) -> None:
+    def _drop_idle(self, connection: ImapConnection) -> None:
+        """Close an idle connection. Nobody can be waiting for its place, or it would not be idle."""
         slot, timer = self._idle.pop(connection)
         timer.cancel()
         slot.idle.remove(connection)
         connection.close()
-        self._uncount(slot)
-        self._forget_if_empty(slot)
-
-    def _forget_if_empty(self, slot: _Slot) -> None:
-        """A session without connections costs nothing here, unless a limit was learnt for it."""
-        unused = slot.live == 0 and not slot.waiters and slot.bound_learnt_at is None
-        if unused and self._slots.get(slot.session_id) is slot:
-            del self._slots[slot.session_id]
+        self._total -= 1
+        self._forget_if_unused(slot)
 
     # ---- for those who know more
 
     def adopt(self, session_id: SessionId, connection: ImapConnection) -> None:
         """Take over a connection that was opened elsewhere: the login that proved a new session's credentials."""
-        slot = self._slots.setdefault(session_id, _Slot(session_id, self._per_session))
-        if self._grant(slot):
+        slot = self._slot(session_id)
+        slot.leases += (
+            1  # an idle connection may have to give way, and must not take the slot with it
+        )
+        if not self._closed and self._take_place(slot):
+            self._lend_opened(slot, connection)
             self._release(slot, connection)
         else:
             connection.close()
-        self._forget_if_empty(slot)
+        slot.leases -= 1
+        self._forget_if_unused(slot)
 
     def deselect(self, session_id: SessionId, folder: FolderPath) -> None:
-        """Close idle connections that have ``folder`` selected: it is about to be deleted or renamed under them."""
+        """Let no later lease find ``folder``, or one below it, selected: it is about to be deleted or renamed."""
         slot = self._slots.get(session_id)
-        for connection in list(slot.idle) if slot is not None else ():
-            if connection.selected is not None and connection.selected.path == folder:
-                self._discard_idle(connection)
+        if slot is None:
+            return
+        for connection in list(slot.idle):
+            if connection.selected is not None and connection.selected.path.startswith(folder):
+                self._drop_idle(connection)
+        slot.lent = dict.fromkeys(slot.lent, False)  # which of them will have selected it is open
 
     # ---- closing
 
@@ -304,24 +383,41 @@ class ImapPool:
         slot = self._slots.pop(session_id, None)
         if slot is None:
             return
-        slot.bound = 0
-        self._fail_waiters(slot, Overloaded("The session was closed."))
+        slot.closed = True
+        if slot.recovery is not None:
+            slot.recovery.cancel()
+        self._fail_waiters(slot, _session_closed())
         for connection in list(slot.idle):
-            self._discard_idle(connection)
+            self._drop_idle(connection)
 
     def close(self) -> None:
-        """Close every session's connections."""
+        """Close every session's connections, and lend none any more."""
+        self._closed = True
         for session_id in list(self._slots):
             self.close_session(session_id)
 
     def statistics(self) -> PoolStatistics:
         """Counts over all sessions: connections lent or opening, idle ones, and requests that wait."""
         idle = len(self._idle)
-        waiting = sum(len(slot.waiters) for slot in self._slots.values())
+        waiting = sum(len(slot.waiters) for slot in self._queues)
         return PoolStatistics(self._total - idle, idle, waiting)
+
+
+def _has_selected(connection: ImapConnection, folder: FolderPath | None) -> bool:
+    return connection.selected is not None and connection.selected.path == folder
 
 
 def _busy() -> Overloaded:
     return Overloaded(
         "Every connection this session may have to its mail server is busy.", retry_after=2
     )
+
+
+def _limited() -> Overloaded:
+    return Overloaded(
+        "The mail server allows this mailbox no further connection at the moment.", retry_after=5
+    )
+
+
+def _session_closed() -> Overloaded:
+    return Overloaded("The session's connections were closed.", retry_after=1)

@@ -54,7 +54,6 @@ class SearchFilter(
     has_attachments: bool | None = None
     header: tuple[str, str] | None = None
     q: str | None = None
-    uid_below: int | None = None
 
 
 class SearchProgram(Struct, frozen=True):
@@ -134,12 +133,6 @@ def _limit_keys(wanted: SearchFilter) -> Iterator[Argument]:
                 raise InvalidRequest.at(pointer, f"A size is 0 to {MAX_SIZE} octets.")
             yield key
             yield b"%d" % size
-    if wanted.uid_below is not None:
-        if wanted.uid_below > 1:
-            yield b"UID"
-            yield b"1:%d" % (wanted.uid_below - 1)
-        else:
-            yield b"NOT ALL"  # no UID is below 1, and IMAP cannot spell an empty set
 
 
 # ---- the query language

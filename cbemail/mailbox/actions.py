@@ -1,6 +1,7 @@
 """Changing mail: marks, moves, copies, deletes and appends, of one message or of ten thousand."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime
 from enum import StrEnum
 
@@ -11,7 +12,7 @@ from cbemail.errors import InvalidRequest, MessageNotFound
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import append, copy, existing, expunge, move, store_flags
+from cbemail.imap.messages import append, chunks, copy, existing, expunge, move, store_flags
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import (
     ANSWERED,
@@ -26,12 +27,11 @@ from cbemail.imap.protocol import (
 )
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.finding import find
+from cbemail.mailbox.repeating import begin, repeatable
 from cbemail.mailbox.summary import Flags
 
+MAX_FLAGS = 20  # in one call: a UID set goes before them, and a command line has its limits
 MAX_BULK = 10_000  # messages one bulk call changes; it is one command a chunk, so the bound is the answer's size
-
-# Octets of a UID set in one command: Dovecot ends a line at 64 KB, others at 8 KB (RFC 7162 section 4 asks for that).
-SET_OCTETS = 7_000
 
 
 class Change(Struct, frozen=True):
@@ -54,6 +54,8 @@ def flag_change(
     Raises:
         InvalidRequest: it would change nothing, or sets and removes the same flag.
     """
+    for flags, pointer in ((add_flags, "#/add_flags"), (remove_flags, "#/remove_flags")):
+        _require_few(flags, pointer)
     wanted = ((read, SEEN), (flagged, FLAGGED), (answered, ANSWERED))
     add = [flag for value, flag in wanted if value is True] + [Flag(f) for f in add_flags]
     remove = [flag for value, flag in wanted if value is False] + [Flag(f) for f in remove_flags]
@@ -65,6 +67,11 @@ def flag_change(
             "Name at least one change: read, flagged, answered, add_flags or remove_flags."
         )
     return Change(tuple(add), tuple(remove))
+
+
+def _require_few(flags: Sequence[str], pointer: str) -> None:
+    if len(flags) > MAX_FLAGS:
+        raise InvalidRequest.at(pointer, f"One call takes at most {MAX_FLAGS} flags.")
 
 
 class Marked(Flags, frozen=True):
@@ -124,13 +131,16 @@ class MailboxActions:
     ) -> Marked:
         """Change flags of one message. One that is gone is a MessageNotFound."""
         folder = await self._directory.resolve(session_id, folder_name)
-        async with self._pool.lease(session_id, folder) as imap:
+
+        async def store(imap: ImapConnection) -> Flags:
             self._directory.require_shown(session_id, imap)
             _require_storable(imap, change)
             rows = await store_flags(imap, UidSet([uid]), add=change.add, remove=change.remove)
-        if uid not in rows:  # UID STORE of an absent UID answers OK (RFC 9051 section 6.4.9)
-            raise _no_message(uid, folder)
-        flags = Flags.of(rows[uid])
+            if uid not in rows:  # UID STORE of an absent UID answers OK (RFC 9051 section 6.4.9)
+                raise _no_message(uid, folder)
+            return Flags.of(rows[uid])
+
+        flags = await repeatable(self._pool, session_id, folder, store)
         return Marked(
             flags.flags, flags.read, flags.flagged, flags.answered, flags.draft, uid, folder
         )
@@ -139,9 +149,10 @@ class MailboxActions:
         self, session_id: SessionId, folder_name: str, uid: Uid, destination_name: str
     ) -> Place:
         """Move one message and say where it is now. Moving what is not there is a MessageNotFound."""
-        folder, destination = await self._two_folders(session_id, folder_name, destination_name)
-        async with self._pool.lease(session_id, folder) as imap:
-            self._directory.require_shown(session_id, imap)
+        folder = await self._directory.resolve(session_id, folder_name)
+        destination = await self._directory.resolve(session_id, destination_name)
+        _require_another(folder, destination)
+        async with self._changing(session_id, folder, [uid]) as imap:
             told = await _relocate(imap, [uid], destination, keep=False)
         return _place(told, uid, folder, destination)
 
@@ -151,8 +162,7 @@ class MailboxActions:
         """Copy one message; as `move`."""
         folder = await self._directory.resolve(session_id, folder_name)
         destination = await self._directory.resolve(session_id, destination_name)
-        async with self._pool.lease(session_id, folder) as imap:
-            self._directory.require_shown(session_id, imap)
+        async with self._changing(session_id, folder, [uid]) as imap:
             told = await _relocate(imap, [uid], destination, keep=True)
         return _place(told, uid, folder, destination)
 
@@ -162,8 +172,7 @@ class MailboxActions:
         """To the trash; or for good, where it is in the trash already, there is no trash, or ``permanent``."""
         folder = await self._directory.resolve(session_id, folder_name)
         trash = None if permanent else await self._directory.with_role(session_id, "trash")
-        async with self._pool.lease(session_id, folder) as imap:
-            self._directory.require_shown(session_id, imap)
+        async with self._changing(session_id, folder, [uid]) as imap:
             if trash is None or trash == folder:
                 if uid not in await expunge(imap, UidSet([uid])):
                     raise _no_message(uid, folder)
@@ -182,6 +191,7 @@ class MailboxActions:
         received_at: datetime | None = None,
     ) -> Place:
         """Store a message as it is. A folder that does not exist is a FolderNotFound."""
+        _require_few(flags, "#/flags")
         folder = await self._directory.resolve(session_id, folder_name)
         async with self._pool.lease(session_id) as imap:
             told = await append(imap, folder, content, flags=flags, received_at=received_at)
@@ -194,9 +204,9 @@ class MailboxActions:
     ) -> BulkAnswer:
         """Change flags of all that are chosen."""
         folder = await self._directory.resolve(session_id, folder_name)
-        async with self._pool.lease(session_id, folder) as imap:
+        async with self._changing(session_id, folder, chosen) as imap:
             _require_storable(imap, change)
-            uids = await self._choose(session_id, imap, chosen)
+            uids = await self._choose(imap, chosen)
             done: list[BulkResult] = []
             for chunk in chunks(uids):
                 rows = await store_flags(imap, chunk, add=change.add, remove=change.remove)
@@ -213,9 +223,12 @@ class MailboxActions:
         keep: bool,
     ) -> BulkAnswer:
         """Move (or with ``keep`` copy) all that are chosen."""
-        folder, destination = await self._two_folders(session_id, folder_name, destination_name)
-        async with self._pool.lease(session_id, folder) as imap:
-            uids = await self._choose(session_id, imap, chosen)
+        folder = await self._directory.resolve(session_id, folder_name)
+        destination = await self._directory.resolve(session_id, destination_name)
+        if not keep:
+            _require_another(folder, destination)
+        async with self._changing(session_id, folder, chosen) as imap:
+            uids = await self._choose(imap, chosen)
             return await _bulk_relocate(imap, uids, destination, keep=keep)
 
     async def bulk_delete(
@@ -224,18 +237,28 @@ class MailboxActions:
         """Delete all that are chosen, by the rules of `delete`."""
         folder = await self._directory.resolve(session_id, folder_name)
         trash = None if permanent else await self._directory.with_role(session_id, "trash")
-        async with self._pool.lease(session_id, folder) as imap:
-            uids = await self._choose(session_id, imap, chosen)
+        async with self._changing(session_id, folder, chosen) as imap:
+            uids = await self._choose(imap, chosen)
             if trash is not None and trash != folder:
                 return await _bulk_relocate(imap, uids, trash, keep=False)
             gone = [BulkResult(uid) for chunk in chunks(uids) for uid in await expunge(imap, chunk)]
         return _bulk_answer(uids, gone)
 
-    async def _choose(
-        self, session_id: SessionId, imap: ImapConnection, chosen: "Chosen"
-    ) -> list[Uid]:
+    def _changing(
+        self, session_id: SessionId, folder: FolderPath, chosen: "Chosen"
+    ) -> AbstractAsyncContextManager[ImapConnection]:
+        """Lend a connection on which ``folder`` is what the client means by it: selected this very moment, and where it
+        has chosen by UID, the one whose UIDs it knows."""
+
+        async def start(imap: ImapConnection, _: AsyncExitStack) -> ImapConnection:
+            if not isinstance(chosen, SearchFilter):
+                self._directory.require_shown(session_id, imap)
+            return imap
+
+        return begin(self._pool, session_id, folder, start, anew=True)
+
+    async def _choose(self, imap: ImapConnection, chosen: "Chosen") -> list[Uid]:
         if not isinstance(chosen, SearchFilter):
-            self._directory.require_shown(session_id, imap)
             return sorted(set(chosen))
         found = await find(imap, chosen, today=self._clock().date())
         if found.count > MAX_BULK:
@@ -245,31 +268,8 @@ class MailboxActions:
             )
         return list(found)
 
-    async def _two_folders(
-        self, session_id: SessionId, folder_name: str, destination_name: str
-    ) -> tuple[FolderPath, FolderPath]:
-        folder = await self._directory.resolve(session_id, folder_name)
-        destination = await self._directory.resolve(session_id, destination_name)
-        if folder == destination:
-            raise InvalidRequest.at("#/destination", f"The message already is in {folder}.")
-        return folder, destination
-
 
 Chosen = Sequence[Uid] | SearchFilter  # messages by UID, or all that fit a filter
-
-
-def chunks(uids: Iterable[Uid]) -> list[UidSet]:
-    """UID sets whose spelling stays short enough for one command line."""
-    sets: list[UidSet] = []
-    ordered = sorted(uids)
-    start = 0
-    while start < len(ordered):
-        end = len(ordered)
-        while len(str(UidSet(ordered[start:end]))) > SET_OCTETS:
-            end = start + (end - start) // 2
-        sets.append(UidSet(ordered[start:end]))
-        start = end
-    return sets
 
 
 async def _relocate(
@@ -310,6 +310,11 @@ def _bulk_answer(uids: Sequence[Uid], done: Sequence[BulkResult]) -> BulkAnswer:
         results=sorted(done, key=lambda result: result.uid),
         missing=[uid for uid in uids if uid not in changed],
     )
+
+
+def _require_another(folder: FolderPath, destination: FolderPath) -> None:
+    if folder == destination:
+        raise InvalidRequest.at("#/destination", f"The message already is in {folder}.")
 
 
 def _require_storable(imap: ImapConnection, change: Change) -> None:

@@ -10,7 +10,8 @@ from cbemail.mime.html import html_to_text, sanitise, text_to_html
 from cbemail.mime.parse import read_text
 
 # Octets of one text part that are read. Newsletters reach 200 KB; a body of more is a file, and can be had as one.
-BODY_OCTETS = 2 * 1024 * 1024
+# HTML made to hurt costs a second of a thread's time a megabyte.
+BODY_OCTETS = 1024 * 1024
 
 
 class Body(Struct, frozen=True):

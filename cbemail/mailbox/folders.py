@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from cbemail.errors import FolderNotFound, FolderProtected, InvalidRequest
 from cbemail.ids import SessionId
-from cbemail.imap.directory import FolderDirectory
+from cbemail.imap.directory import SPECIAL_USE, FolderDirectory
 from cbemail.imap.folders import (
     Listing,
     assign_roles,
@@ -73,8 +73,11 @@ class MailboxFolders:
             path == INBOX
         ):  # RFC 9051 6.3.6: it would empty INBOX into a new folder, which nobody expects
             raise FolderProtected("INBOX cannot be renamed.")
+        delimiter = await self._directory.delimiter(session_id)
+        if delimiter is not None and to.startswith(path + delimiter):
+            raise InvalidRequest.at("#/name", f"The folder {path} cannot be moved into itself.")
         if path != to:
-            self._pool.deselect(session_id, path)
+            self._deselect(session_id, path)
             async with self._pool.lease(session_id) as imap:
                 await rename_folder(imap, path, to)
             self._directory.changed(session_id)
@@ -97,12 +100,18 @@ class MailboxFolders:
         path = await self._directory.resolve(session_id, folder_name)
         if path == INBOX:
             raise FolderProtected("INBOX cannot be deleted.")
-        self._pool.deselect(session_id, path)
+        self._deselect(session_id, path)
         async with self._pool.lease(session_id) as imap:
             await delete_folder(imap, path)
         self._directory.changed(session_id)
 
+    def _deselect(self, session_id: SessionId, path: FolderPath) -> None:
+        """No warm connection may stay in a folder that is taken away under it, nor in one that moves along."""
+        for folder in self._directory.shown_within(session_id, path):
+            self._pool.deselect(session_id, folder)
+
     async def _own_path(self, session_id: SessionId, name: str) -> FolderPath:
+        """A name the client gives, as a path of this server."""
         delimiter = await self._directory.delimiter(session_id)
         if delimiter is not None and delimiter != "/":
             name = name.replace("/", delimiter)
@@ -111,7 +120,13 @@ class MailboxFolders:
             raise InvalidRequest.at(
                 "#/name", "Every level of a folder's name needs at least one character."
             )
-        return FolderPath(name)
+        if name.lower() in SPECIAL_USE:
+            raise InvalidRequest.at(
+                "#/name", f"The name {name} stands for the folder of that special use."
+            )
+        if levels[0].upper() == INBOX:  # in whatever case: so the server will show it
+            levels[0] = INBOX
+        return FolderPath((delimiter or "").join(levels))
 
 
 def _folders(listing: Listing) -> list[Folder]:

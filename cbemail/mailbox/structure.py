@@ -1,5 +1,6 @@
 """Which parts of a message are its text, which its HTML, and which are attachments (RFC 8621 section 4.1.4)."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,15 +27,17 @@ def lay_out(root: Part) -> Layout:
     html: list[Part] = []
     attachments: list[Part] = []
     _sort([root], "mixed", _Bodies(text, html), attachments, in_alternative=False)
-    media = [part for part in (*text, *html) if part.type != "text"]
-    inline = {part.id for part in media}
+    as_text = tuple(part for part in text if part.type == "text")[:MAX_BODY_PARTS]
+    as_html = tuple(part for part in html if part.type == "text")[:MAX_BODY_PARTS]
+    inline = {part.id for part in (*text, *html) if part.type != "text"}
     inline |= {
         p.id for p in attachments if p.content_id is not None and p.disposition != "attachment"
     }
-    listed = {part.id: part for part in (*attachments, *media)}
+    shown = {part.id for part in (*as_text, *as_html)}
+    listed = {part.id: part for part in (*attachments, *text, *html) if part.id not in shown}
     return Layout(
-        text=tuple(part for part in text if part.type == "text")[:MAX_BODY_PARTS],
-        html=tuple(part for part in html if part.type == "text")[:MAX_BODY_PARTS],
+        text=as_text,
+        html=as_html,
         attachments=tuple(sorted(listed.values(), key=_section_order)),
         inline=frozenset(inline),
     )
@@ -94,11 +97,12 @@ def _choose(part: Part, bodies: _Bodies, attachments: list[Part]) -> None:
 
 
 def _add(part: Part, bodies: _Bodies, attachments: list[Part]) -> None:
-    """A part shown in place is of both bodies; media that one of them cannot show is an attachment too."""
+    """A part shown in place is of both bodies; media that one of them cannot show is an attachment too, and so is text
+    that neither can take, which the RFC would lose."""
     for body in bodies:
         if body is not None:
             body.append(part)
-    if None in bodies and part.type != "text":
+    if None in bodies and (part.type != "text" or bodies == (None, None)):
         attachments.append(part)
 
 
@@ -135,3 +139,20 @@ def part_filename(part: Part) -> str | None:
     return decode_parameter(part.disposition_parameters, "filename") or decode_parameter(
         part.parameters, "name"
     )
+
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]{1,127}")  # RFC 2045 section 5.1
+
+
+def part_content_type(part: Part) -> str:
+    """``type/subtype``. A sender may have written anything there, and it goes into a header of ours: what is no pair
+    of tokens is just octets."""
+    if _TOKEN.fullmatch(part.type) and _TOKEN.fullmatch(part.subtype):
+        return f"{part.type}/{part.subtype}"
+    return "application/octet-stream"
+
+
+def part_charset(part: Part) -> str | None:
+    """The charset a text part says it is in, if that is a token."""
+    charset = part.parameters.get("charset", b"").decode("ascii", "replace")
+    return charset if part.type == "text" and _TOKEN.fullmatch(charset) else None

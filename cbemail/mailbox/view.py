@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio.to_thread
 from msgspec import Struct, structs
@@ -16,10 +16,9 @@ from cbemail.errors import (
     CursorExpired,
     MessageNotFound,
     UpstreamError,
-    UpstreamUnavailable,
 )
 from cbemail.ids import SessionId
-from cbemail.imap.connection import Completion, ImapConnection, LiteralStream
+from cbemail.imap.connection import Completion, ImapConnection
 from cbemail.imap.directory import FolderDirectory
 from cbemail.imap.messages import fetch, fetch_command, store_flags
 from cbemail.imap.parser import fetch_data
@@ -36,7 +35,14 @@ from cbemail.imap.protocol import (
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.body import BODY_OCTETS, Body, read_body
 from cbemail.mailbox.finding import find
-from cbemail.mailbox.structure import Layout, lay_out, part_filename
+from cbemail.mailbox.repeating import begin, repeatable
+from cbemail.mailbox.structure import (
+    Layout,
+    lay_out,
+    part_charset,
+    part_content_type,
+    part_filename,
+)
 from cbemail.mailbox.summary import (
     SUMMARY_ITEMS,
     Summary,
@@ -52,13 +58,14 @@ from cbemail.mime.headers import (
 )
 from cbemail.mime.parse import TransferDecoder
 from cbemail.mime.words import decode_text
-from cbemail.timing import spent_on
-
-T = TypeVar("T")
+from cbemail.timing import Turn, spent_on
 
 # A message in one round trip where it is plain text, in two where it is not: section 1 is fetched on the guess that it
 # is the text, which for most mail it is.
 FIRST_LOOK_OCTETS = 65_536
+ALL_BODIES_OCTETS = (
+    BODY_OCTETS * 3 // 2
+)  # of the text parts of one message together, however many it has
 HEADER_OCTETS = (
     262_144  # the longest header shown; RFC 5322 knows no limit, mail servers stop at 64 KB to 1 MB
 )
@@ -91,6 +98,26 @@ class Page(Struct, frozen=True):
     end: Position | None
 
 
+class _FetchedPage(Struct, frozen=True):
+    """A page as the server gave it: its rows are read after its connection is free for others."""
+
+    uid_validity: UidValidity
+    total: int
+    rows: list[FetchData]
+    end: Position | None
+
+
+async def _summarise_all(
+    rows: Sequence[FetchData], folder: FolderPath
+) -> list[Summary | Unreadable]:
+    turn = Turn()
+    messages = []
+    for row in rows:
+        await turn.share()
+        messages.append(summarise(row, folder))
+    return messages
+
+
 class HeaderLine(Struct, frozen=True):
     name: str
     value: str
@@ -107,10 +134,11 @@ class Message(Summary, frozen=True, rename={"from_": "from"}):
 
 
 class PartStream(Struct, frozen=True):
-    """Octets on their way. ``size`` is None where it is not known before the end."""
+    """Octets on their way. ``charset`` is a text part's; ``size`` is None where it is not known before the end."""
 
     filename: str
     content_type: str
+    charset: str | None
     size: int | None
     chunks: AsyncIterator[bytes]
 
@@ -141,7 +169,7 @@ class MailboxView:
         """
         folder = await self._directory.resolve(session_id, folder_name)
 
-        async def read(imap: ImapConnection) -> Page:
+        async def read(imap: ImapConnection) -> _FetchedPage:
             assert imap.selected is not None  # noqa: S101 - leased with a folder
             validity = imap.selected.uid_validity
             if after is not None and after.uid_validity != validity:
@@ -153,12 +181,13 @@ class MailboxView:
             uids = found.newest(limit + 1, below=after.uid if after is not None else None)
             shown = uids[:limit]
             rows = await fetch(imap, shown, SUMMARY_ITEMS) if shown else {}
-            with spent_on("parse"):
-                messages = [summarise(rows[uid], folder) for uid in shown if uid in rows]
             end = Position(validity, shown[-1]) if len(uids) > limit else None
-            return Page(folder, validity, found.count, messages, end)
+            return _FetchedPage(validity, found.count, [rows[u] for u in shown if u in rows], end)
 
-        return await self._reading(session_id, folder, read)
+        fetched = await repeatable(self._pool, session_id, folder, read)
+        with spent_on("parse"):
+            messages = await _summarise_all(fetched.rows, folder)
+        return Page(folder, fetched.uid_validity, fetched.total, messages, fetched.end)
 
     async def message(
         self,
@@ -190,7 +219,7 @@ class MailboxView:
                 row = structs.replace(row, flags=(*(row.flags or ()), SEEN))
             return _Read(row, folder, imap.selected.uid_validity, layout, sections)
 
-        found = await self._reading(session_id, folder, read)
+        found = await repeatable(self._pool, session_id, folder, read)
         content_ids = {
             part.id: decode_text(part.content_id).strip("<> ")
             for part in found.layout.attachments
@@ -199,7 +228,8 @@ class MailboxView:
         urls = {cid: part_url(folder, uid, part_id, cid) for part_id, cid in content_ids.items()}
         make = partial(_message, found, urls, raw_html=raw_html)
         with spent_on("parse"):
-            if sum(map(len, found.sections.values())) > THREAD_OCTETS:
+            octets = len(found.row.sections.get("HEADER", b""))
+            if octets + sum(map(len, found.sections.values())) > THREAD_OCTETS:
                 return await anyio.to_thread.run_sync(make)
             return make()
 
@@ -215,7 +245,8 @@ class MailboxView:
         }
         missing = [part_id for part_id in wanted if part_id not in sections]
         if missing:
-            items = " ".join(f"BODY.PEEK[{part_id}]<0.{BODY_OCTETS}>" for part_id in missing)
+            octets = min(BODY_OCTETS, ALL_BODIES_OCTETS // len(missing))
+            items = " ".join(f"BODY.PEEK[{part_id}]<0.{octets}>" for part_id in missing)
             rest = (await fetch(imap, [uid], items.encode())).get(uid)
             if rest is None:
                 raise MessageNotFound("The message was deleted while it was read.")
@@ -232,12 +263,16 @@ class MailboxView:
             MessageNotFound: there is no message ``uid`` in the folder.
         """
         folder = await self._directory.resolve(session_id, folder_name)
-        async with self._pool.lease(session_id, folder) as imap:
+
+        async def start(imap: ImapConnection, stack: AsyncExitStack) -> PartStream:
             self._directory.require_shown(session_id, imap)
-            async with imap.streaming(fetch_command(UidSet([uid]), b"BODY.PEEK[]")) as stream:
-                await stream.started()
-                size, chunks = await self._octets(stream, uid, "")
-                yield PartStream(f"{uid}.eml", "message/rfc822", size, chunks)
+            if uid not in await fetch(imap, [uid], b"RFC822.SIZE"):  # while it is still early
+                raise MessageNotFound(f"There is no message {uid} in {folder}.")
+            size, octets = await _stream(imap, stack, folder, uid, "")
+            return PartStream(f"{uid}.eml", "message/rfc822", None, size, octets)
+
+        async with begin(self._pool, session_id, folder, start) as part:
+            yield part
 
     @asynccontextmanager
     async def attachment(
@@ -250,60 +285,21 @@ class MailboxView:
             AttachmentNotFound: it has no part ``part_id``, or that part only holds others.
         """
         folder = await self._directory.resolve(session_id, folder_name)
-        async with self._pool.lease(session_id, folder) as imap:
+
+        async def start(imap: ImapConnection, stack: AsyncExitStack) -> PartStream:
             self._directory.require_shown(session_id, imap)
-            part = await self._find_part(imap, folder, uid, part_id)
-            items = f"BODY.PEEK[{part.id}]".encode()
-            async with imap.streaming(fetch_command(UidSet([uid]), items)) as stream:
-                await stream.started()
-                _, octets = await self._octets(stream, uid, part.id)
-                yield PartStream(
-                    filename=safe_filename(part_filename(part), fallback=_fallback_name(part)),
-                    content_type=f"{part.type}/{part.subtype}",
-                    size=None,
-                    chunks=_decoded(octets, part.encoding),
-                )
+            part = await _find_part(imap, folder, uid, part_id)
+            _, octets = await _stream(imap, stack, folder, uid, part.id)
+            return PartStream(
+                filename=safe_filename(part_filename(part), fallback=_fallback_name(part)),
+                content_type=part_content_type(part),
+                charset=part_charset(part),
+                size=None,
+                chunks=_decoded(octets, part.encoding),
+            )
 
-    async def _find_part(
-        self, imap: ImapConnection, folder: FolderPath, uid: Uid, part_id: str
-    ) -> Part:
-        row = (await fetch(imap, [uid], b"BODYSTRUCTURE")).get(uid)
-        if row is None:
-            raise MessageNotFound(f"There is no message {uid} in {folder}.")
-        for part in row.body_structure.walk() if row.body_structure is not None else ():
-            if part.id == part_id and not part.is_multipart:
-                return part
-        raise AttachmentNotFound(f"Message {uid} has no part {part_id[:32]}.")
-
-    async def _octets(
-        self, stream: LiteralStream, uid: Uid, section: str
-    ) -> tuple[int, AsyncIterator[bytes]]:
-        """The section's size and octets, which the server may have sent as a literal or in line."""
-        if stream.size is not None:
-            return stream.size, aiter(stream)
-        value = _section_of(await stream.completion(), uid, section)
-        if value is None:
-            raise MessageNotFound(f"There is no message {uid} here.")
-        return len(value), _once(value)
-
-    async def _reading(
-        self,
-        session_id: SessionId,
-        folder: FolderPath,
-        read: Callable[[ImapConnection], Awaitable[T]],
-    ) -> T:
-        """Run ``read`` on a connection; and once more on another, should a kept-warm one turn out to be dead. Reading
-        twice does no harm, and a server that restarted is no reason to fail a request."""
-        leased = False
-        try:
-            async with self._pool.lease(session_id, folder) as imap:
-                leased = True
-                return await read(imap)
-        except UpstreamUnavailable:
-            if not leased:
-                raise
-        async with self._pool.lease(session_id, folder) as imap:
-            return await read(imap)
+        async with begin(self._pool, session_id, folder, start) as part:
+            yield part
 
 
 class _Read(Struct, frozen=True):
@@ -329,6 +325,31 @@ def _message(found: _Read, cid_urls: Mapping[str, str], *, raw_html: bool) -> Me
         references=headers.references,
         uid_validity=found.uid_validity,
     )
+
+
+async def _find_part(imap: ImapConnection, folder: FolderPath, uid: Uid, part_id: str) -> Part:
+    row = (await fetch(imap, [uid], b"BODYSTRUCTURE")).get(uid)
+    if row is None:
+        raise MessageNotFound(f"There is no message {uid} in {folder}.")
+    for part in row.body_structure.walk() if row.body_structure is not None else ():
+        if part.id == part_id and not part.is_multipart:
+            return part
+    raise AttachmentNotFound(f"Message {uid} has no part {part_id[:32]}.")
+
+
+async def _stream(
+    imap: ImapConnection, stack: AsyncExitStack, folder: FolderPath, uid: Uid, section: str
+) -> tuple[int, AsyncIterator[bytes]]:
+    """The section's size and octets, which the server may send as a literal or in line."""
+    command = fetch_command(UidSet([uid]), f"BODY.PEEK[{section}]".encode())
+    stream = await stack.enter_async_context(imap.streaming(command))
+    await stream.started()
+    if stream.size is not None:
+        return stream.size, aiter(stream)
+    value = _section_of(await stream.completion(), uid, section)
+    if value is None:
+        raise MessageNotFound(f"There is no message {uid} in {folder}.")
+    return len(value), _once(value)
 
 
 def _section_of(completion: Completion, uid: Uid, section: str) -> bytes | None:

@@ -157,9 +157,7 @@ async def test_what_was_sent_can_be_asked_for(mailbox: Mailbox, scripted: Mailbo
 async def test_a_reply_is_threaded_quotes_and_flags_the_original(
     mailbox: Mailbox, dovecot: Dovecot, postfix: Postfix
 ) -> None:
-    original = letter(
-        "Plans", "Shall we?", Message_ID="<plans@example.org>", Cc="bob@example.org"
-    )
+    original = letter("Plans", "Shall we?", Message_ID="<plans@example.org>", Cc="bob@example.org")
     [uid] = dovecot.append(mailbox.user, original)
 
     response = await mailbox.post(
@@ -322,7 +320,8 @@ async def test_temporary_trouble_is_a_503_and_permanent_refusal_a_422(
 async def test_credentials_that_smtp_no_longer_takes_make_the_session_stale(
     scripted: Mailbox, smtp_server: ScriptedSmtp
 ) -> None:
-    smtp_server.on("AUTH", b"535 5.7.8 no\r\n", b"535 5.7.8 no\r\n")
+    smtp_server.on("AUTH", b"535 5.7.8 no\r\n")
+    smtp_server.hang_up()
 
     response = await scripted.post("/api/send", {"to": "a@example.org", "body": "x"})
 

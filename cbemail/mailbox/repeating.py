@@ -1,0 +1,76 @@
+"""Work on a folder, at the second try where the first met a connection that was lost, or in no good state.
+
+A connection at rest is told little: its server may have restarted, a message may have come that it has not heard of,
+or its folder been deleted and made anew under it.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from cbemail.errors import MessageNotFound, UpstreamUnavailable
+from cbemail.ids import SessionId
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.messages import select
+from cbemail.imap.pool import ImapPool
+from cbemail.imap.protocol import FolderPath
+
+T = TypeVar("T")
+
+Start = Callable[[ImapConnection, AsyncExitStack], Awaitable[T]]
+
+
+async def repeatable(
+    pool: ImapPool,
+    session_id: SessionId,
+    folder: FolderPath,
+    work: Callable[[ImapConnection], Awaitable[T]],
+) -> T:
+    """Run ``work`` on a connection that has ``folder`` selected; should it be lost, or not know of the message, once more
+    on one that has just selected it.
+
+    Only work that does the same when done twice belongs here: reading, or setting a flag.
+    """
+
+    async def start(imap: ImapConnection, _: AsyncExitStack) -> T:
+        return await work(imap)
+
+    async with begin(pool, session_id, folder, start) as result:
+        return result
+
+
+@asynccontextmanager
+async def begin(
+    pool: ImapPool,
+    session_id: SessionId,
+    folder: FolderPath,
+    start: Start[T],
+    *,
+    anew: bool = False,
+) -> AsyncIterator[T]:
+    """Lend a connection, and what ``start`` enters on the stack, for as long as the block runs; give ``start``'s result.
+
+    What fails in ``start`` is tried again: also where a message was not found, which may have come so lately that a
+    connection at rest was not told. What fails after it is not: something may have been done by then.
+
+    Args:
+        anew: select ``folder`` even where a connection has it selected. What changes messages needs that, so as not to
+            meet those of another folder of that name; reading finds out afterwards (`messages`), a round trip less.
+    """
+    for is_last in (False, True):
+        async with AsyncExitStack() as stack:
+            leased = False
+            warm = None if anew or is_last else folder
+            try:
+                imap = await stack.enter_async_context(pool.lease(session_id, warm))
+                leased = True
+                if warm is None:
+                    await select(imap, folder)
+                begun = await start(imap, stack)
+            except (UpstreamUnavailable, MessageNotFound) as error:
+                was_told = warm is None and isinstance(error, MessageNotFound)
+                if is_last or not leased or was_told:
+                    raise
+                continue
+            yield begun
+            return
