@@ -16,7 +16,7 @@ help: ## what there is to make
 install: $(INSTALLED) ## .venv, with exactly the packages of requirements.lock
 
 $(INSTALLED): pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; .ci/install-packages venv=python3-venv; $(PYTHON) -m venv .venv; }
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
@@ -45,7 +45,8 @@ unit: install ## the tests that need no server
 integration: install servers ## the tests against real servers
 	CBEMAIL_REQUIRE_SERVERS=1 $(PYTEST) tests/integration
 
-bench: install ## measurements, as JSON
+bench: install servers ## measurements, as JSON
+	@.ci/install-packages wrk=wrk
 	$(PYTEST) -q -s -m bench tests/bench
 
 fuzz: install ## the properties, with a hundred times the examples
@@ -56,7 +57,7 @@ cov: install ## the tests, and which branches they miss
 	$(BIN)/coverage report
 
 servers: ## the mail servers the tests start, installed where missing
-	@.ci/install-servers
+	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix
 
 lock: ## requirements.lock anew; LOCK=--upgrade for newer versions
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \

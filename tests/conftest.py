@@ -56,6 +56,21 @@ def clean_environment() -> Iterator[None]:
 # ---- nothing left behind
 
 
+@pytest.fixture(scope="session")
+def umask() -> int:
+    """The umask the tests were started with."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
+
+
+@pytest.fixture(autouse=True)
+def same_umask(umask: int) -> Iterator[None]:
+    """The service makes the umask of its process private; a mail server started later could not read its own files."""
+    yield
+    os.umask(umask)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> None:
     """An async test fails if a task still runs, or a socket is still open, when all its fixtures are done."""

@@ -45,6 +45,7 @@ _FIELDS = {
     Action.COPY: {"destination"},
     Action.DELETE: {"permanent"},
 }
+_UNASKED = Bulk(Action.MARK)  # every field as it is when not given
 
 
 async def change_messages(call: Call[object, Bulk]) -> Response:
@@ -95,8 +96,8 @@ def _chosen(body: Bulk) -> Chosen:
 def _refuse_other_fields(body: Bulk) -> None:
     """A field of another action would be silently ignored, and is most likely a mistake."""
     for action, names in _FIELDS.items():
-        for name in names - _FIELDS[body.action] if action is not body.action else ():
-            if getattr(body, name) not in (None, False, []):
+        for name in sorted(names - _FIELDS[body.action]) if action is not body.action else ():
+            if getattr(body, name) != getattr(_UNASKED, name):
                 raise InvalidRequest.at(
                     f"#/{name}", f"The field {name} does not belong to the action {body.action}."
                 )

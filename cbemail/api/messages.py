@@ -15,7 +15,7 @@ from cbemail.api.codec import (
 from cbemail.api.links import part_url
 from cbemail.api.operation import Call
 from cbemail.errors import InvalidRequest
-from cbemail.imap.protocol import FolderPath, Uid, UidValidity
+from cbemail.imap.protocol import FolderPath, UidValidity
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.actions import flag_change
 from cbemail.mailbox.summary import Summary, Unreadable
@@ -166,7 +166,7 @@ async def get_message(call: Call[GetMessage, None]) -> Response:
     message = await call.services.view.message(
         call.session.id,
         call.query.folder,
-        Uid(call.path("uid")),
+        call.uid,
         mark_read=call.query.mark_read,
         raw_html=call.query.html == "raw",
         part_url=part_url,
@@ -179,7 +179,7 @@ async def delete_message(call: Call[DeleteMessage, None]) -> Response:
     deleted = await call.services.actions.delete(
         call.session.id,
         call.query.folder,
-        Uid(call.path("uid")),
+        call.uid,
         permanent=call.query.permanent,
     )
     return json_response(deleted)
@@ -188,7 +188,7 @@ async def delete_message(call: Call[DeleteMessage, None]) -> Response:
 async def move_message(call: Call[InFolder, Destination]) -> Response:
     """Move a message and say where it is now."""
     place = await call.services.actions.move(
-        call.session.id, call.query.folder, Uid(call.path("uid")), call.body.destination
+        call.session.id, call.query.folder, call.uid, call.body.destination
     )
     return json_response(place)
 
@@ -196,7 +196,7 @@ async def move_message(call: Call[InFolder, Destination]) -> Response:
 async def copy_message(call: Call[InFolder, Destination]) -> Response:
     """Copy a message and say where the copy is."""
     place = await call.services.actions.copy(
-        call.session.id, call.query.folder, Uid(call.path("uid")), call.body.destination
+        call.session.id, call.query.folder, call.uid, call.body.destination
     )
     return json_response(place)
 
@@ -211,7 +211,5 @@ async def mark_message(call: Call[InFolder, Mark]) -> Response:
         add_flags=body.add_flags,
         remove_flags=body.remove_flags,
     )
-    marked = await call.services.actions.mark(
-        call.session.id, call.query.folder, Uid(call.path("uid")), change
-    )
+    marked = await call.services.actions.mark(call.session.id, call.query.folder, call.uid, change)
     return json_response(marked)

@@ -1,7 +1,7 @@
 """`/openapi.json` (OpenAPI 3.1), made from the table of operations and their structs: it cannot drift from them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import getdoc
 from typing import Any
 
@@ -10,7 +10,16 @@ from starlette.responses import Response
 
 from cbemail import errors
 from cbemail.api.codec import json_response
-from cbemail.api.operation import Access, Answer, Call, Operation, Raw
+from cbemail.api.examples import EXAMPLES
+from cbemail.api.operation import Access, Answer, Call, Operation
+from cbemail.api.parameters import (
+    DESCRIPTIONS,
+    KEY_HEADER,
+    PATH_SCHEMAS,
+    RESPONSE_HEADERS,
+    SESSION_HEADER,
+    TAG_HEADER,
+)
 from cbemail.api.problems import ProblemDocument, problem_of
 from cbemail.errors import CbemailError
 
@@ -18,19 +27,40 @@ Json = dict[str, Any]
 Refs = dict[Any, Json]  # a struct -> where its schema stands
 AnyOperation = Operation[Any, Any]
 
-_TEMPLATE = "#/components/schemas/{name}"
+ABOUT = """\
+Log in once with `POST /api/sessions`; then every call takes the session's token as `Authorization: Bearer …`. A
+trusted service sends `X-API-Key` instead, and names the session in `X-Session-ID`.
 
-# What any call can end in, by what it needs: the credential, the body, the mail server.
-_ALWAYS: tuple[type[CbemailError], ...] = (errors.InvalidRequest,)
-_BODY = (errors.MalformedJson, errors.PayloadTooLarge, errors.UnsupportedMediaType)
+Every error is an `application/problem+json` (RFC 9457): its `code` is stable, and `type` leads to what it means.
+Times are RFC 3339 in UTC. Unknown fields and parameters are refused, so that a typo is never silently ignored."""
+
+TAGS = {
+    "Sessions": "A session is one mailbox that has been logged in to. Its credentials are kept sealed.",
+    "Folders": "Folders are named by their full path in Unicode, or by special use, such as `\\Sent`.",
+    "Messages": "A message is named by its folder and its UID there. Reading changes nothing.",
+    "Send": "Mail goes out over the session's own SMTP server, as the session's own address.",
+    "Operations": "For those who run the service, and for programs that learn the API.",
+}
+
+# What any call can end in, by what it needs: the credential, the session, the body.
+_ALWAYS = (errors.InvalidRequest,)
 _CREDENTIAL = (errors.Unauthenticated, errors.TokenExpired)
-_MAIL = (
-    errors.UpstreamError,
-    errors.UpstreamUnavailable,
+_BODY = (
+    errors.MalformedJson,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
     errors.UpstreamTimeout,
-    errors.CredentialsStale,
-    errors.Overloaded,
 )
+
+_WITHOUT: Json = {}
+_BY_TOKEN: Json = {"bearer": []}
+_BY_KEY: Json = {"apiKey": []}
+_SECURITY: dict[Access, list[Json]] = {
+    Access.OPEN: [],
+    Access.MAILBOX: [_BY_TOKEN, _BY_KEY],
+    Access.SESSION: [_BY_TOKEN, _BY_KEY],
+    Access.SERVICE: [_BY_KEY],
+}
 
 
 async def get_openapi(call: Call[object, None]) -> Response:
@@ -40,112 +70,136 @@ async def get_openapi(call: Call[object, None]) -> Response:
 
 def build_openapi(operations: Sequence[AnyOperation], version: str) -> Json:
     """The document for ``operations``."""
-    kinds = _kinds(operations)
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=_TEMPLATE)
-    refs = dict(zip(kinds, schemas, strict=True))
+    queries = {operation.query for operation in operations}
+    kinds = [*dict.fromkeys(_kinds(operations))]
+    template = "#/components/schemas/{name}"
+    schemas, components = msgspec.json.schema_components([*kinds, *queries], ref_template=template)
+    refs = dict(zip([*kinds, *queries], schemas, strict=True))
+    # A query's fields become parameters; as a schema it is nothing a client ever meets.
+    fields = {query: components.pop(_name(refs[query])) for query in queries}
     paths: Json = {}
     for operation in operations:
         path = re.sub(r":\w+}", "}", operation.path)
-        paths.setdefault(path, {})[operation.method.lower()] = _operation(
-            operation, refs, components
-        )
-    return {
+        described = _operation(operation, refs, fields[operation.query])
+        paths.setdefault(path, {})[operation.method.lower()] = described
+    document = {
         "openapi": "3.1.0",
         "info": {
             "title": "cbemail",
             "version": version,
             "summary": "Any mailbox as a REST API, over its own IMAP and SMTP servers.",
+            "description": ABOUT,
             "license": {"name": "GPL-3.0-or-later", "identifier": "GPL-3.0-or-later"},
         },
+        "servers": [{"url": "/", "description": "The service this document comes from."}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": components,
+            "responses": {"Problem": _problem(refs, "Any other problem; `code` says which.")},
+            "headers": RESPONSE_HEADERS,
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "The token of a session. It reaches this session only.",
+                },
+                "apiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "The key of a trusted service. It reaches every session.",
+                },
             },
         },
     }
+    _write_markdown(document)
+    return document
 
 
-def _kinds(operations: Iterable[AnyOperation]) -> list[Any]:
-    """Every struct the document refers to, each once."""
-    kinds: dict[Any, None] = {ProblemDocument: None}
+def _kinds(operations: Iterable[AnyOperation]) -> Iterator[Any]:
+    """Every type the document refers to."""
+    yield ProblemDocument
     for operation in operations:
-        kinds[operation.query] = None
-        if operation.body not in {None, Raw}:
-            kinds[operation.body] = None
+        yield from (kind for kind in operation.media.values() if kind is not None)
         for answer in operation.answers.values():
-            kinds |= dict.fromkeys(answer.refers_to)
+            yield from answer.refers_to
             if answer.content is not None:
-                kinds[answer.content] = None
-    return list(kinds)
+                yield answer.content
 
 
-def _operation(operation: AnyOperation, refs: Refs, components: Json) -> Json:
+def _name(ref: Json) -> str:
+    name: str = ref["$ref"].rpartition("/")[2]
+    return name
+
+
+def _write_markdown(node: Any) -> None:  # noqa: ANN401 - any part of the document
+    """Docstrings are reStructuredText in lines; descriptions are Markdown in paragraphs."""
+    for child in node.values() if isinstance(node, dict) else node:
+        if isinstance(child, dict | list):
+            _write_markdown(child)
+    if isinstance(node, dict) and isinstance(node.get("description"), str):
+        node["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", node["description"]).replace(
+            "``", "`"
+        )
+
+
+# ---- operations
+
+
+def _operation(operation: AnyOperation, refs: Refs, query: Json) -> Json:
+    summary, _, rest = (getdoc(operation.endpoint) or "").partition("\n\n")
     described: Json = {
         "operationId": operation.name,
         "tags": [operation.tag],
-        "summary": (getdoc(operation.endpoint) or "").split("\n\n")[0].replace("\n", " "),
+        "summary": summary.replace("\n", " ").replace("``", "`"),
+        "description": rest,
         "parameters": [
             *_path_parameters(operation),
-            *_query_parameters(operation, refs, components),
+            *_query_parameters(query),
+            *_header_parameters(operation),
         ],
         "responses": _responses(operation, refs),
+        "security": _security(operation),
     }
-    if operation.access is not Access.OPEN:
-        described["security"] = [{"apiKey": []}]
-        if operation.access is not Access.SERVICE:
-            described["security"].insert(0, {"bearer": []})
-    if operation.access is Access.MAILBOX:
-        described["parameters"].append(_SESSION_HEADER)
-    if operation.name == "send_message":
-        described["parameters"].append(_KEY_HEADER)
-    if operation.body is not None:
-        described["requestBody"] = _body(operation, refs)
-    return described
+    if operation.media:
+        described["requestBody"] = _request_body(operation, refs)
+    return {key: value for key, value in described.items() if value or key == "security"}
 
 
-_SESSION_HEADER: Json = {
-    "name": "X-Session-ID",
-    "in": "header",
-    "description": "Which session the call is for; required with an API key.",
-    "schema": {"type": "string"},
-}
-_KEY_HEADER: Json = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "The same key and body within 24 hours answer the first response again.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
+def _security(operation: AnyOperation) -> list[Json]:
+    if operation.optional_access is None:
+        return _SECURITY[operation.access]
+    return [_WITHOUT, *_SECURITY[operation.optional_access]]
 
 
 def _path_parameters(operation: AnyOperation) -> list[Json]:
-    found = re.findall(r"{(\w+)(?::(\w+))?}", operation.path)
+    found = re.findall(r"(\w+)/{(\w+)(?::\w+)?}", operation.path)
     return [
         {
             "name": name,
             "in": "path",
+            "description": DESCRIPTIONS.get(f"{before}/{name}") or DESCRIPTIONS[name],
             "required": True,
-            "schema": {"type": "integer", "minimum": 1} if kind == "int" else {"type": "string"},
+            "schema": PATH_SCHEMAS.get(name, {"type": "string"}),
         }
-        for name, kind in found
+        for before, name in found
     ]
 
 
-def _query_parameters(operation: AnyOperation, refs: Refs, components: Json) -> list[Json]:
+def _query_parameters(query: Json) -> list[Json]:
     """One parameter a field of the query struct."""
-    name = refs[operation.query]["$ref"].rpartition("/")[2]
-    schema = components[name]
-    required = schema.get("required", [])
+    required = query.get("required", [])
     return [
         {
-            "name": field,
+            "name": name,
             "in": "query",
-            "required": field in required,
-            "schema": _without_null(value),
+            "description": DESCRIPTIONS[name],
+            "required": name in required,
+            "schema": _without_null(schema),
         }
-        for field, value in schema["properties"].items()
+        for name, schema in query["properties"].items()
     ]
 
 
@@ -158,52 +212,79 @@ def _without_null(schema: Json) -> Json:
     return rest | (some[0] if len(some) == 1 else {"anyOf": some})
 
 
-def _body(operation: AnyOperation, refs: Refs) -> Json:
-    if operation.body is Raw:
-        return {"required": True, "content": {"message/rfc822": {}, "application/json": {}}}
-    return {
-        "required": not operation.body_optional,
-        "content": {"application/json": {"schema": refs[operation.body]}},
-    }
+def _header_parameters(operation: AnyOperation) -> Iterator[Json]:
+    if operation.access is Access.MAILBOX:
+        yield SESSION_HEADER
+    if errors.IdempotencyMismatch in operation.errors:
+        yield KEY_HEADER
+    if 304 in operation.answers:
+        yield TAG_HEADER
+
+
+def _request_body(operation: AnyOperation, refs: Refs) -> Json:
+    content: Json = {}
+    for media_type, kind in operation.media.items():
+        content[media_type] = {"schema": refs[kind]} if kind is not None else {}
+        if kind is not None:
+            content[media_type]["example"] = EXAMPLES[operation.name]
+    return {"required": not operation.body_optional, "content": content}
+
+
+# ---- answers
 
 
 def _responses(operation: AnyOperation, refs: Refs) -> Json:
-    responses = {
-        str(status): _response(answer, refs) for status, answer in operation.answers.items()
-    }
+    responses: Json = {}
+    for status, answer in operation.answers.items():
+        responses[str(status)] = _response(operation, status, answer, refs)
     by_status: dict[int, list[type[CbemailError]]] = {}
     for kind in dict.fromkeys(possible_errors(operation)):
         by_status.setdefault(problem_of(kind).status, []).append(kind)
     for status, kinds in sorted(by_status.items()):
-        codes = ", ".join(f"`{kind.code}`" for kind in kinds)
-        if str(status) not in responses:
-            responses[str(status)] = {
-                "description": codes,
-                "content": {"application/problem+json": {"schema": refs[ProblemDocument]}},
-            }
-    return responses
+        codes = "\n".join(f"- `{kind.code}`: {problem_of(kind).meaning}" for kind in kinds)
+        responses.setdefault(str(status), _problem(refs, codes, status))
+    return responses | {"default": {"$ref": "#/components/responses/Problem"}}
 
 
 def possible_errors(operation: AnyOperation) -> list[type[CbemailError]]:
     """Every kind of error the operation can end in."""
-    kinds = [*_ALWAYS, *operation.errors]
+    kinds: list[type[CbemailError]] = [*_ALWAYS, *operation.errors]
     if operation.body is not None:
         kinds += _BODY
     if operation.access is not Access.OPEN:
         kinds += _CREDENTIAL
     if operation.access is Access.MAILBOX:
-        kinds += [errors.SessionRequired, errors.SessionNotFound, *_MAIL]
-    if operation.access is Access.SESSION:
-        kinds += [errors.SessionNotFound, *_MAIL]
-    if operation.name == "create_session":
-        kinds += _MAIL
+        kinds += [errors.SessionRequired]
+    if operation.access in {Access.MAILBOX, Access.SESSION}:
+        kinds += [errors.SessionNotFound]
     return kinds
 
 
-def _response(answer: Answer, refs: Refs) -> Json:
-    described: Json = {"description": answer.description}
+def _response(operation: AnyOperation, status: int, answer: Answer, refs: Refs) -> Json:
+    names = ["X-Request-ID"]
+    names += ["Server-Timing"] if operation.access is Access.MAILBOX else []
+    names += ["Location"] if status == 201 else []
+    names += ["ETag"] if 304 in operation.answers else []
+    names += ["Idempotency-Replayed"] if errors.IdempotencyMismatch in operation.errors else []
+    described: Json = {"description": answer.description, "headers": _headers(names)}
     if answer.content is not None:
-        described["content"] = {answer.media_type: {"schema": refs[answer.content]}}
-    elif answer.media_type != "application/json":
+        media_type = answer.media_type or "application/json"
+        described["content"] = {media_type: {"schema": refs[answer.content]}}
+    elif answer.media_type is not None:
         described["content"] = {answer.media_type: {}}
     return described
+
+
+def _problem(refs: Refs, description: str, status: int = 0) -> Json:
+    names = ["X-Request-ID"]
+    names += ["WWW-Authenticate"] if status == 401 else []
+    names += ["Retry-After"] if status in {503, 504} else []
+    return {
+        "description": description,
+        "headers": _headers(names),
+        "content": {"application/problem+json": {"schema": refs[ProblemDocument]}},
+    }
+
+
+def _headers(names: Iterable[str]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

@@ -6,6 +6,7 @@ is made from the same operations, cannot say anything else than what happens.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from math import inf
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from anyio import CancelScope
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,8 +22,9 @@ from cbemail.api import auth
 from cbemail.api.codec import decode_json, decode_query, read_octets, require_json
 from cbemail.api.problems import problem_response
 from cbemail.api.state import Services, State
-from cbemail.errors import CbemailError, UpstreamTimeout
+from cbemail.errors import CbemailError, MessageNotFound, UpstreamTimeout
 from cbemail.ids import RequestId
+from cbemail.imap.protocol import Uid
 from cbemail.store.records import SessionRecord
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ Q = TypeVar("Q")
 B = TypeVar("B")
 
 REQUEST_SECONDS = 60.0
+_UID = re.compile(r"[0-9]{1,10}", re.ASCII)
 SMALL_BODY = 1024 * 1024  # octets; requests that carry no message
 
 
@@ -72,8 +75,17 @@ class Call(Generic[Q, B]):
         assert self.session_or_none is not None  # noqa: S101 - the operation's access says so
         return self.session_or_none
 
-    def path(self, name: str) -> Any:  # noqa: ANN401 - str or int, as the route's convertor says
-        return self.request.path_params[name]
+    def path(self, name: str) -> str:
+        value: str = self.request.path_params[name]
+        return value
+
+    @property
+    def uid(self) -> Uid:
+        """The message that the path names. What is no 32-bit number names none (RFC 9051 section 2.3.1.1)."""
+        text = self.path("uid")
+        if not _UID.fullmatch(text) or not 0 < int(text) < 2**32:
+            raise MessageNotFound("A message is named by its UID, a number from 1 to 4294967295.")
+        return Uid(int(text))
 
 
 class Raw(msgspec.Struct, frozen=True):
@@ -87,7 +99,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     description: str
     content: Any = None  # a type, for JSON
-    media_type: str = "application/json"
+    media_type: str | None = None  # where it is not JSON; None without content is no body at all
     refers_to: tuple[type, ...] = ()  # structs that the content's schema names by reference only
 
 
@@ -96,8 +108,10 @@ class Operation(Generic[Q, B]):
 
     Args:
         endpoint: the handler.
+        optional_access: whose credential it looks at, where it is open to those who bring another proof.
         query: the struct of its query parameters.
         body: the struct of its JSON body, `Raw` for octets, or None.
+        media: the media types of a `Raw` body; a struct where it is JSON after all.
         answers: what it answers when all is well, by status.
         errors: the kinds of error it can end in, beyond those that any call of its access can.
         max_body: octets, from the services' settings.
@@ -111,10 +125,12 @@ class Operation(Generic[Q, B]):
         endpoint: Callable[[Call[Q, B]], Awaitable[Response]],
         *,
         access: Access,
+        optional_access: Access | None = None,
         answers: Mapping[int, Answer],
         query: type[Q] = Nothing,  # type: ignore[assignment]  # the default of a generic argument
         body: type[B] | None = None,
         body_optional: bool = False,
+        media: Mapping[str, type | None] | None = None,
         errors: tuple[type[CbemailError], ...] = (),
         tag: str,
         max_body: Callable[[Services], int] = lambda _: SMALL_BODY,
@@ -124,10 +140,12 @@ class Operation(Generic[Q, B]):
         self.path = path
         self.endpoint = endpoint
         self.access = access
+        self.optional_access = optional_access
         self.answers = answers
         self.query = query
         self.body = body
         self.body_optional = body_optional
+        self.media = media or ({"application/json": body} if body is not None else {})
         self.errors = errors
         self.tag = tag
         self._max_body = max_body
@@ -152,6 +170,8 @@ class Operation(Generic[Q, B]):
                 await response(scope, receive, send)
             except CbemailError as error:
                 await self._fail(error, scope, receive, send)
+            except ClientDisconnect:
+                log.debug("the client left before its request was complete")
             except Exception:
                 log.exception("%s %s failed", self.method, self.path)
                 await self._fail(None, scope, receive, send)

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cbemail.api.operation import Call
-from cbemail.imap.protocol import Uid
 from cbemail.mailbox.view import PartStream
 
 
@@ -38,7 +37,8 @@ class Streamed(Response):
 
 
 def _describe(headers: MutableHeaders, part: PartStream) -> None:
-    headers["Content-Type"] = part.content_type
+    charset = f"; charset={part.charset}" if part.charset is not None else ""
+    headers["Content-Type"] = part.content_type + charset
     headers["Content-Disposition"] = content_disposition(part.filename)
     headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
     if part.size is not None:
@@ -60,12 +60,12 @@ def content_disposition(filename: str) -> str:
 
 async def get_raw(call: Call[PartInFolder, None]) -> Response:
     """The message byte for byte."""
-    view, uid = call.services.view, Uid(call.path("uid"))
-    return Streamed(view.raw(call.session.id, call.query.folder, uid))
+    view = call.services.view
+    return Streamed(view.raw(call.session.id, call.query.folder, call.uid))
 
 
 async def get_attachment(call: Call[PartInFolder, None]) -> Response:
     """One part, decoded."""
-    view, uid = call.services.view, Uid(call.path("uid"))
-    part_id: str = call.path("id")
-    return Streamed(view.attachment(call.session.id, call.query.folder, uid, part_id))
+    view = call.services.view
+    part_id = call.path("id")
+    return Streamed(view.attachment(call.session.id, call.query.folder, call.uid, part_id))

@@ -1,5 +1,7 @@
 """The one table: every operation of the API, by path and method. The OpenAPI document is made from it."""
 
+from typing import Any
+
 from cbemail.api.bulk import Bulk, change_messages
 from cbemail.api.folders import (
     FolderChange,
@@ -68,6 +70,7 @@ from cbemail.api.sessions import (
 from cbemail.errors import (
     AttachmentNotFound,
     CredentialsRejected,
+    CredentialsStale,
     CursorExpired,
     FolderExists,
     FolderNotFound,
@@ -76,12 +79,17 @@ from cbemail.errors import (
     IdempotencyConflict,
     IdempotencyMismatch,
     MessageNotFound,
+    Overloaded,
     PayloadTooLarge,
     RecipientsRejected,
     RouteNotFound,
     SendNotFound,
+    SessionNotFound,
     TokenExpired,
     Unauthenticated,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
 )
 from cbemail.mailbox.actions import BulkAnswer, Deleted, Marked, Place
 from cbemail.mailbox.folders import Folder
@@ -95,14 +103,19 @@ SEND_SECONDS = (
 _SESSION = "/api/sessions/{id}"
 _FOLDER = "/api/mailbox/folders/{path:path}"
 _MESSAGES = "/api/mailbox/messages"
-_MESSAGE = "/api/mailbox/messages/{uid:int}"
+_MESSAGE = "/api/mailbox/messages/{uid}"
+
+# What a mail server can do to a call; and to one that uses a session's connections.
+_MAIL = (UpstreamError, UpstreamUnavailable, UpstreamTimeout)
+_MAILBOX = (*_MAIL, CredentialsStale, Overloaded)
 
 OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its own query and body
     # ---- sessions
     Operation(
-        "POST", "/api/sessions", create_session, tag="Sessions", access=Access.OPEN, body=NewSession,
+        "POST", "/api/sessions", create_session, tag="Sessions", access=Access.OPEN,
+        optional_access=Access.SERVICE, body=NewSession,
         answers={201: Answer("Both servers accepted the login.", CreatedSession)},
-        errors=(CredentialsRejected, HostNotAllowed),
+        errors=(Unauthenticated, CredentialsRejected, HostNotAllowed, *_MAIL, Overloaded),
     ),
     Operation(
         "GET", "/api/sessions", list_sessions, tag="Sessions", access=Access.SERVICE, query=ListSessions,
@@ -115,22 +128,25 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     Operation(
         "DELETE", _SESSION, delete_session, tag="Sessions", access=Access.SESSION,
         answers={204: Answer("It is gone.")},
+        errors=(Overloaded,),
     ),
     Operation(
         "POST", _SESSION + "/token", issue_token, tag="Sessions", access=Access.OPEN,
+        optional_access=Access.SESSION,
         body=TokenRequest, body_optional=True,
         answers={200: Answer("A new token.", TokenView)},
-        errors=(Unauthenticated, TokenExpired),
+        errors=(Unauthenticated, TokenExpired, SessionNotFound, Overloaded),
     ),
     Operation(
         "PUT", _SESSION + "/credentials", replace_credentials, tag="Sessions", access=Access.SESSION,
         body=NewCredentials,
         answers={200: Answer("The session, active again.", SessionView)},
-        errors=(CredentialsRejected, HostNotAllowed),
+        errors=(CredentialsRejected, HostNotAllowed, *_MAIL, Overloaded),
     ),
     Operation(
         "GET", _SESSION + "/health", check_session, tag="Sessions", access=Access.SESSION,
         answers={200: Answer("How both servers answer.", Health)},
+        errors=(CredentialsStale,),
     ),
     Operation(
         "GET", "/api/discover", discover, tag="Sessions", access=Access.OPEN, query=DiscoverQuery,
@@ -140,75 +156,77 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     Operation(
         "GET", "/api/mailbox/folders", list_folders, tag="Folders", access=Access.MAILBOX, query=ListFolders,
         answers={200: Answer("Every folder.", Folders)},
+        errors=_MAILBOX,
     ),
     Operation(
         "POST", "/api/mailbox/folders", create_folder, tag="Folders", access=Access.MAILBOX, body=NewFolder,
         answers={201: Answer("The new folder.", Folder)},
-        errors=(FolderExists, FolderProtected),
+        errors=(*_MAILBOX, FolderExists, FolderProtected),
     ),
     Operation(
         "PATCH", _FOLDER, change_folder, tag="Folders", access=Access.MAILBOX, body=FolderChange,
         answers={200: Answer("The folder after the change.", Folder)},
-        errors=(FolderNotFound, FolderExists, FolderProtected),
+        errors=(*_MAILBOX, FolderNotFound, FolderExists, FolderProtected),
     ),
     Operation(
         "DELETE", _FOLDER, delete_folder, tag="Folders", access=Access.MAILBOX,
         answers={204: Answer("It is gone.")},
-        errors=(FolderNotFound, FolderProtected),
+        errors=(*_MAILBOX, FolderNotFound, FolderProtected),
     ),
     # ---- messages
     Operation(
         "GET", _MESSAGES, list_messages, tag="Messages", access=Access.MAILBOX, query=ListMessages,
         answers={200: Answer("A page of messages.", MessagePage, refers_to=ROW_KINDS), 304: Answer("As If-None-Match has it.")},
-        errors=(FolderNotFound, CursorExpired),
+        errors=(*_MAILBOX, FolderNotFound, CursorExpired),
     ),
     Operation(
         "POST", _MESSAGES, append_message, tag="Messages", access=Access.MAILBOX, query=AppendMessage, body=Raw,
+        media={"message/rfc822": None, "application/json": OutgoingMessage},
         answers={201: Answer("Where the message is.", Place)},
-        errors=(FolderNotFound, PayloadTooLarge), max_body=max_send_body,
+        errors=(*_MAILBOX, FolderNotFound, PayloadTooLarge), max_body=max_send_body,
     ),
     Operation(
         "POST", _MESSAGES + "/bulk", change_messages, tag="Messages", access=Access.MAILBOX, body=Bulk,
         answers={200: Answer("What was changed.", BulkAnswer)},
-        errors=(FolderNotFound,),
+        errors=(*_MAILBOX, FolderNotFound),
     ),
     Operation(
         "GET", _MESSAGE, get_message, tag="Messages", access=Access.MAILBOX, query=GetMessage,
         answers={200: Answer("The message.", Message)},
-        errors=(FolderNotFound, MessageNotFound),
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
     ),
     Operation(
         "DELETE", _MESSAGE, delete_message, tag="Messages", access=Access.MAILBOX, query=DeleteMessage,
         answers={200: Answer("What became of it.", Deleted)},
-        errors=(FolderNotFound, MessageNotFound),
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
     ),
     Operation(
         "GET", _MESSAGE + "/raw", get_raw, tag="Messages", access=Access.MAILBOX, query=PartInFolder,
         answers={200: Answer("The message.", media_type="message/rfc822")},
-        errors=(FolderNotFound, MessageNotFound), seconds=None,
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound), seconds=None,
     ),
     Operation(
         "GET", _MESSAGE + "/attachments/{id}", get_attachment, tag="Messages", access=Access.MAILBOX,
         query=PartInFolder,
         answers={200: Answer("The part, decoded, with its own Content-Type.", media_type="*/*")},
-        errors=(FolderNotFound, MessageNotFound, AttachmentNotFound), seconds=None,
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound, AttachmentNotFound), seconds=None,
     ),
     Operation(
         "POST", _MESSAGE + "/move", move_message, tag="Messages", access=Access.MAILBOX, query=InFolder,
         body=Destination,
         answers={200: Answer("Where it is now.", Place)},
-        errors=(FolderNotFound, MessageNotFound),
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
     ),
     Operation(
         "POST", _MESSAGE + "/copy", copy_message, tag="Messages", access=Access.MAILBOX, query=InFolder,
         body=Destination,
         answers={200: Answer("Where the copy is.", Place)},
-        errors=(FolderNotFound, MessageNotFound),
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
     ),
     Operation(
         "POST", _MESSAGE + "/mark", mark_message, tag="Messages", access=Access.MAILBOX, query=InFolder, body=Mark,
         answers={200: Answer("The flags now.", Marked)},
-        errors=(FolderNotFound, MessageNotFound),
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
     ),
     # ---- sending
     Operation(
@@ -218,7 +236,7 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
             202: Answer("Still running, or uncertain: the server's last reply was lost.", SendResult),
         },
         errors=(
-            RecipientsRejected, IdempotencyConflict, IdempotencyMismatch, FolderNotFound, MessageNotFound,
+            *_MAILBOX, RecipientsRejected, IdempotencyConflict, IdempotencyMismatch, FolderNotFound, MessageNotFound,
             PayloadTooLarge,
         ),
         max_body=max_send_body, seconds=SEND_SECONDS,
@@ -226,7 +244,7 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     Operation(
         "GET", "/api/send/{id}", get_send, tag="Send", access=Access.MAILBOX,
         answers={200: Answer("What became of it.", SendResult)},
-        errors=(SendNotFound,),
+        errors=(SendNotFound, Overloaded),
     ),
     # ---- operations
     Operation(
@@ -239,7 +257,7 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     ),
     Operation(
         "GET", "/openapi.json", get_openapi, tag="Operations", access=Access.OPEN,
-        answers={200: Answer("This document.", media_type="application/json")},
+        answers={200: Answer("This document.", dict[str, Any])},
     ),
     Operation(
         "GET", "/problems/{code}", explain_problem, tag="Operations", access=Access.OPEN,

@@ -167,7 +167,7 @@ async def create_session(call: Call[object, NewSession]) -> Response:
     created = await services.sessions.create(email, name, login)
     session_id = created.record.id
     services.imap.adopt(session_id, created.imap)
-    await created.smtp.close()
+    await services.smtp.adopt(session_id, created.smtp)
     call.request.scope["session_id"] = session_id
     issued = services.tokens.issue(session_id)
     answer = CreatedSession(

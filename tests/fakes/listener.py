@@ -94,9 +94,10 @@ class Listener:
         except (Gone, OSError, EOFError):  # the client left, or was cut off: a test's right
             unsent_matters = True
         finally:
-            writer.close()
             # TLS would wait for the client to say goodbye as well; it has our own goodbye already.
-            if not unsent_matters or writer.get_extra_info("ssl_object") is not None:
+            abort = not unsent_matters or writer.get_extra_info("ssl_object") is not None
+            writer.close()
+            if abort:
                 writer.transport.abort()
 
     def _end(self, task: asyncio.Task[None]) -> None:

@@ -62,7 +62,8 @@ class ScriptedImap(ScriptedServer):
 
     Each capability in ``capabilities`` that is taken away takes its behaviour with it, and a command that needs
     it is answered BAD. Folder names are as on the wire, in modified UTF-7. ``connect`` scripts the greeting,
-    ``response`` the client's answer to a challenge, ``literal`` the invitation to send one.
+    ``response`` the client's answer to a challenge, ``literal`` the invitation to send one: a tagged NO instead
+    refuses it, and with it the command.
     """
 
     def __init__(
@@ -147,12 +148,19 @@ class _ImapConversation(Conversation):
         while literal := _LITERAL.search(text[:-2]):
             if literal[2] and not self._imap.can("LITERAL+"):
                 return text.partition(b" ")[0], None
-            if not literal[2]:
-                await self.answer(b"literal", partial(self.say, b"+ go on\r\n"))
+            if not literal[2] and not await self._invite(text.partition(b" ")[0]):
+                text = await self.read_until(b"\r\n")
+                continue
             text += await self.read_exactly(int(literal[1]))
             text += await self.read_until(b"\r\n")
         tag, _, command = text[:-2].partition(b" ")
         return tag, command
+
+    async def _invite(self, tag: bytes) -> bool:
+        """Ask for a literal, and say whether that is what was said."""
+        self._tag = tag
+        await self.answer(b"literal", partial(self.say, b"+ go on\r\n"), self._spell)
+        return tag + b" NO" not in self.said
 
     async def _perform(self, command: bytes) -> None:
         name = command.split(b" ", 1)[0].decode("ascii", "replace").upper()

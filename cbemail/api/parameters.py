@@ -1,0 +1,99 @@
+"""What the parameters of paths, queries and headers mean, for the OpenAPI document.
+
+A name means the same wherever it stands; where it cannot, the path segment before it tells them apart.
+"""
+
+from typing import Any
+
+DESCRIPTIONS: dict[str, str] = {
+    # ---- paths
+    "sessions/id": "The session, as `session_id` of its creation.",
+    "attachments/id": "The part, as `id` in the message's `attachments`.",
+    "send/id": "The message, as `id` of the answer to its sending.",
+    "uid": "The message's UID within its folder.",
+    "path": "The folder's full path, slashes raw or as `%2F`; or its special use, such as `\\Sent`.",
+    "code": "The `code` of a problem.",
+    # ---- pages
+    "limit": "How many to give at most.",
+    "cursor": "`next_cursor` of the page before; without it, the first page.",
+    # ---- folders and messages
+    "folder": "The folder: its full path, or its special use, such as `\\Sent`.",
+    "counts": "Whether to count messages, which some servers are slow at.",
+    "mark_read": "Whether this marks the message as read; without it, nothing is changed.",
+    "html": "`safe`: the HTML made safe to show. `raw`: as it was sent.",
+    "permanent": "Remove for good, rather than move to the trash.",
+    "flags": "The flags to set, comma-separated, such as `\\Seen,\\Flagged`.",
+    "email": "The e-mail address.",
+    # ---- filters
+    "read": "Only messages that have been read, or that have not.",
+    "flagged": "Only messages that are flagged, or that are not.",
+    "answered": "Only messages that have been answered, or that have not.",
+    "from": "Text in the From field.",
+    "to": "Text in the To field.",
+    "cc": "Text in the Cc field.",
+    "subject": "Text in the subject.",
+    "text": "Text anywhere in the message.",
+    "body": "Text in the message's body.",
+    "since": "Arrived on this day or later, as `2026-01-31`.",
+    "before": "Arrived before this day, as `2026-01-31`.",
+    "larger": "Larger than so many octets.",
+    "smaller": "Smaller than so many octets.",
+    "has_attachments": "Only messages with attachments, or without.",
+    "header": "Text in any header field, as `List-Id: announce`.",
+    "q": 'A query, as `from:ann subject:"q3 report" is:unread has:attachment newer:7d larger:1M -label`.',
+}
+
+# What the name alone says about the value. Queries are described by their structs.
+PATH_SCHEMAS: dict[str, dict[str, Any]] = {
+    "uid": {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
+}
+
+SESSION_HEADER: dict[str, Any] = {
+    "name": "X-Session-ID",
+    "in": "header",
+    "description": "The session the call is for: required with an API key, needless with a token.",
+    "required": False,
+    "schema": {"type": "string"},
+}
+KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body within 24 hours answer the first response again, and nothing is sent twice.",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+TAG_HEADER: dict[str, Any] = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The `ETag` of an earlier answer: 304 where nothing has changed since.",
+    "required": False,
+    "schema": {"type": "string"},
+}
+
+RESPONSE_HEADERS: dict[str, Any] = {
+    "X-Request-ID": {
+        "description": "The request's id, which the service's log has too: your own, where you sent a sane one.",
+        "schema": {"type": "string"},
+    },
+    "Server-Timing": {
+        "description": "Milliseconds spent on `auth`, on the `wait` for a connection, on `imap` or `smtp`, and to `parse`.",
+        "schema": {"type": "string"},
+    },
+    "Location": {
+        "description": "Where what was made can be fetched.",
+        "schema": {"type": "string"},
+    },
+    "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "Seconds after which the same request may succeed.",
+        "schema": {"type": "integer"},
+    },
+    "WWW-Authenticate": {
+        "description": "The kind of credential that is missing.",
+        "schema": {"type": "string"},
+    },
+    "Idempotency-Replayed": {
+        "description": "`true` where this is the answer to an earlier request with the same Idempotency-Key.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}

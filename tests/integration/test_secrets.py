@@ -1,0 +1,138 @@
+"""Secrets go where they are for and nowhere else: not into the log, an answer, the document or the store's files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cbemail.api.routes import OPERATIONS
+from cbemail.logs import logging_to
+from tests.certificates import Certificates
+from tests.fakes.scripted_imap import ScriptedImap
+from tests.fakes.scripted_smtp import ScriptedSmtp
+from tests.integration.conftest import API_KEY, SECRET_KEY, environment, serving
+from tests.integration.scripted import scripted_credentials
+
+PASSWORD = "hunter2-Canary"
+ACCESS_TOKEN = "ya29.canary-0123456789"
+ECHO = f"535 5.7.8 {PASSWORD} and {ACCESS_TOKEN}".encode()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "db"
+
+
+@pytest.fixture
+async def client(tmp_path: Path, certificates: Certificates) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        serving(environment(tmp_path, certificates.ca_file)) as url,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def everything_logged(style: str) -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    with logging_to(stream, level="DEBUG", style=style):
+        yield stream
+
+
+def spellings(secret: str) -> list[bytes]:
+    """As text, as UTF-16, and in base64 at each of the three offsets, without the characters its neighbours share."""
+    octets = secret.encode()
+    encoded = [base64.b64encode(b"x" * n + octets)[4 if n else 0 : -4] for n in range(3)]
+    return [octets, secret.encode("utf-16-le"), *encoded]
+
+
+def found(secrets: list[str], octets: bytes) -> list[str]:
+    return [secret for secret in secrets for spelt in spellings(secret) if spelt in octets]
+
+
+def talkative(imap: ScriptedImap, smtp: ScriptedSmtp) -> None:
+    """Make both servers refuse everything, repeating what they were told."""
+    for command in ("LOGIN", "AUTHENTICATE"):
+        imap.on(command, b"{tag} NO " + ECHO + b"\r\n")
+    smtp.on("AUTH", ECHO + b"\r\n")
+    smtp.on("response", ECHO + b"\r\n")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+async def test_a_refused_secret_is_in_no_log_and_no_answer(
+    client: httpx.AsyncClient, imap_server: ScriptedImap, smtp_server: ScriptedSmtp, style: str
+) -> None:
+    talkative(imap_server, smtp_server)
+    servers = scripted_credentials(imap_server, smtp_server)
+    own = {**servers["imap"], "password": PASSWORD}
+    oauth2 = {key: value for key, value in servers.items() if key != "password"}
+    bodies: list[object] = [
+        servers | {"password": PASSWORD},
+        oauth2 | {"oauth2": {"access_token": ACCESS_TOKEN}},
+        servers | {"password": PASSWORD, "imap": own, "smtp": own},
+        servers | {"password": PASSWORD + "\n"},
+        servers | {"password": {"value": PASSWORD}},
+        servers | {"password": PASSWORD, "passwrod": PASSWORD},
+        [PASSWORD],
+    ]
+
+    with everything_logged(style) as log:
+        answers = [await client.post("/api/sessions", json=body) for body in bodies]
+        answers.append(await client.post("/api/sessions", content=f'{{"password": "{PASSWORD}"'))
+
+    assert {answer.status_code for answer in answers} <= {400, 401, 415, 422, 502}
+    assert found([PASSWORD, ACCESS_TOKEN], b"".join(answer.content for answer in answers)) == []
+    assert "/api/sessions" in log.getvalue()
+    assert found([PASSWORD, ACCESS_TOKEN], log.getvalue().encode()) == []
+
+
+async def test_no_call_tells_a_secret_that_the_service_has(
+    client: httpx.AsyncClient, imap_server: ScriptedImap, smtp_server: ScriptedSmtp, database: Path
+) -> None:
+    own = {"password": PASSWORD}
+    imap_server.on("AUTHENTICATE", b"{tag} OK welcome\r\n")
+    smtp_server.on("AUTH", b"235 2.7.0 welcome\r\n")
+    body = scripted_credentials(imap_server, smtp_server) | own
+
+    with everything_logged("json") as log:
+        created = (await client.post("/api/sessions", json=body)).json()
+        talkative(imap_server, smtp_server)
+        answers = [answer async for answer in every_call(client, created, own)]
+        running = octets_in(database)
+
+    token, refresh_token = created["token"], created["refresh_token"]
+    secrets = [PASSWORD, API_KEY, SECRET_KEY, token, refresh_token]
+    assert len(answers) == 2 * len(OPERATIONS)
+    assert not [answer for answer in answers if found(secrets, answer.content)]
+    assert found(secrets, log.getvalue().encode()) == []
+    assert found(secrets, running) == []
+    assert created["session_id"].encode() in running, "or nothing was looked at"
+
+
+async def every_call(
+    client: httpx.AsyncClient, created: dict[str, str], body: dict[str, str]
+) -> AsyncIterator[httpx.Response]:
+    """Each operation as itself and with a body that is not its own; the session is deleted last."""
+    last = {"delete_session": 1}
+    for operation in sorted(OPERATIONS, key=lambda each: last.get(each.name, 0)):
+        path = operation.path.replace("{path:path}", "INBOX").replace("{uid}", "1")
+        path = path.replace("/sessions/{id}", f"/sessions/{created['session_id']}")
+        for content in (body, {"refresh_token": created["refresh_token"] + "x", "to": PASSWORD}):
+            yield await client.request(
+                operation.method,
+                path.replace("{id}", "1"),
+                json=content,
+                headers={"X-API-Key": API_KEY, "X-Session-ID": created["session_id"]},
+            )
+
+
+def octets_in(directory: Path) -> bytes:
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    assert {file.stat().st_mode & 0o077 for file in (directory, *files)} == {0}
+    return b"".join(file.read_bytes() for file in files)

@@ -1,0 +1,179 @@
+"""From a request to a call and back: deadlines, clients that leave, and failures of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from cbemail.api.middleware import Front
+from cbemail.api.operation import Access, Call, Operation
+from cbemail.errors import FolderNotFound, MessageNotFound
+
+Handler = Callable[[Call[object, None]], Awaitable[Response]]
+
+
+class Exchange:
+    """One request to one operation, as a server would make it; the client stays until it is told to leave."""
+
+    def __init__(self, handler: Handler, *, seconds: float | None = 60, **path: str) -> None:
+        self._operation = Operation(
+            "GET", "/x", handler, access=Access.OPEN, answers={}, tag="", seconds=seconds
+        )
+        self._path = path
+        self._left = asyncio.Event()
+        self._asked = False
+        self.sent: list[Message] = []
+
+    async def run(self) -> None:
+        scope: Scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/x",
+            "headers": [],
+            "query_string": b"",
+            "path_params": self._path,
+            "state": {"services": None},
+        }
+        await Front(self._operation)(scope, self._receive, self._send)
+
+    def leave(self) -> None:
+        self._left.set()
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(b"".join(m.get("body", b"") for m in self.sent))
+        return document
+
+    async def _receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+async def for_ever(call: Call[object, None]) -> Response:
+    await asyncio.Event().wait()
+    return Response()
+
+
+async def test_a_request_that_takes_too_long_is_given_up_with_a_504() -> None:
+    exchange = Exchange(for_ever, seconds=0)
+
+    await exchange.run()
+
+    assert exchange.status == 504
+    assert exchange.problem["code"] == "upstream-timeout"
+    assert (b"retry-after", b"5") in exchange.sent[0]["headers"]
+
+
+async def test_a_client_that_leaves_ends_its_call_and_gets_no_answer() -> None:
+    begun = asyncio.Event()
+
+    async def handler(call: Call[object, None]) -> Response:
+        begun.set()
+        return await for_ever(call)
+
+    exchange = Exchange(handler)
+    running = asyncio.create_task(exchange.run())
+    await begun.wait()
+
+    exchange.leave()
+    await asyncio.wait_for(running, timeout=10)
+
+    assert exchange.sent == []
+
+
+async def test_a_client_that_leaves_late_does_not_lose_its_answer() -> None:
+    async def handler(call: Call[object, None]) -> Response:
+        return Response("done")
+
+    exchange = Exchange(handler)
+    exchange.leave()
+
+    await exchange.run()
+
+    assert exchange.status == 200
+
+
+async def test_a_defect_is_logged_with_its_trace_and_tells_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(call: Call[object, None]) -> Response:
+        raise ZeroDivisionError("the secret is 42")
+
+    exchange = Exchange(handler)
+
+    await exchange.run()
+
+    assert (exchange.status, exchange.problem["code"]) == (500, "internal-error")
+    assert "42" not in json.dumps(exchange.problem)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info
+
+
+async def test_an_answer_that_cannot_be_finished_ends_the_connection() -> None:
+    """Another status would come too late, and an end of the body would be a lie."""
+
+    class Half(Response):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+            raise FolderNotFound("It went away.")
+
+    async def handler(call: Call[object, None]) -> Response:
+        return Half()
+
+    exchange = Exchange(handler)
+
+    with pytest.raises(ConnectionAbortedError):
+        await exchange.run()
+
+    assert [message["type"] for message in exchange.sent] == [
+        "http.response.start",
+        "http.response.body",
+    ]
+
+
+@pytest.mark.parametrize("text", ["1", "0000000007", "4294967295"])
+async def test_a_message_is_named_by_its_uid(text: str) -> None:
+    found: list[int] = []
+
+    async def handler(call: Call[object, None]) -> Response:
+        found.append(call.uid)
+        return Response()
+
+    await Exchange(handler, uid=text).run()
+
+    assert found == [int(text)]
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "+1", "1.0", "4294967296", "9" * 5000, "", " 1", "\N{SUPERSCRIPT TWO}", "x"]
+)
+async def test_what_is_no_uid_names_no_message(text: str) -> None:
+    async def handler(call: Call[object, None]) -> Response:
+        with pytest.raises(MessageNotFound):
+            _ = call.uid
+        return Response("refused")
+
+    exchange = Exchange(handler, uid=text)
+
+    await exchange.run()
+
+    assert exchange.status == 200
