@@ -10,10 +10,11 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueHandler
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TextIO
 
 import msgspec
@@ -26,25 +27,23 @@ _TALKATIVE = ("aioimaplib", "aiosmtplib", "httpx", "httpcore", "asyncio")
 def logging_to(stream: TextIO, *, level: str, style: str) -> Iterator[None]:
     """Send every record of ``level`` and above to ``stream``, in ``style`` ("text" or "json"), while the block runs.
 
-    The caller of a logger pays for putting the record into a queue; rendering, blanking and writing happen in
-    another thread, so that a slow terminal or disk holds up no request.
+    The caller of a logger pays for rendering the line, a few microseconds; writing happens in another thread, so that
+    a slow terminal or disk holds up no request.
     """
     handler = _Enqueue(SimpleQueue())
-    writer = _Writer(stream, handler.queue)
-    writer.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
-    listener = _Listener(handler.queue, writer)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    writer = _Writer(handler.queue, stream)
     levels = {"": level} | dict.fromkeys(_TALKATIVE, "WARNING")
     before = {name: logging.getLogger(name).level for name in levels}
     _set_levels(levels)
     logging.getLogger().addHandler(handler)
-    listener.start()
+    writer.start()
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
         _set_levels(before)
-        listener.stop()  # writes what is still queued
-        writer.flush()
+        writer.stop()  # writes what is still queued
 
 
 def _set_levels(levels: Mapping[str, str | int]) -> None:
@@ -104,60 +103,61 @@ _MAX_QUEUED = 10_000
 
 
 class _Enqueue(QueueHandler):
-    """Queues records unrendered. While nobody reads our output the newest are dropped: memory is worth more."""
+    """Queues lines. While nobody reads our output the newest are dropped: memory is worth more.
 
-    queue: "SimpleQueue[logging.LogRecord]"
+    They are rendered here and not by the writer: Python runs one thread at a time, and two that take turns at every
+    line cost more than the line.
+    """
+
+    queue: "SimpleQueue[str | None]"
     _dropped = 0
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        if record.args:  # rendered now: what they refer to may change before the writer sees it
-            record.msg, record.args = record.getMessage(), None
-        return record
+    def prepare(self, record: logging.LogRecord) -> str:
+        return self.format(record)
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def enqueue(self, line: str) -> None:  # type: ignore[override]  # what `prepare` has made of the record
         if self.queue.qsize() >= _MAX_QUEUED:
             self._dropped += 1
             return
         if self._dropped:
-            self.queue.put(_warning(f"{self._dropped} log records were dropped: nobody read them"))
+            lost = f"{self._dropped} log records were dropped: nobody read them"
+            warning = logging.LogRecord(__name__, logging.WARNING, "", 0, lost, None, None)
+            self.queue.put(self.format(warning))
             self._dropped = 0
-        self.queue.put(record)
+        self.queue.put(line)
 
 
-def _warning(message: str) -> logging.LogRecord:
-    return logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+# ---- out of it
+
+_GATHER_SECONDS = (
+    0.01  # for which a first line waits for more, so that a busy service writes a hundred at a time
+)
 
 
-# ---- out of it, in batches
+class _Writer(Thread):
+    """Writes what is queued, until `stop`."""
 
-# How long the first record of a batch waits for more. A thread that woke up for each would, at a thousand requests a
-# second, contend with the event loop for the interpreter at every one of them, and cost more than the request itself.
-_GATHER_SECONDS = 0.01
-
-
-class _Listener(QueueListener):
-    """Takes records in batches."""
-
-    queue: "SimpleQueue[logging.LogRecord]"
-
-    def dequeue(self, block: bool) -> logging.LogRecord:  # noqa: FBT001 - logging's signature
-        first = self.queue.empty()
-        record = super().dequeue(block)
-        if first:
-            time.sleep(_GATHER_SECONDS)
-        return record
-
-
-class _Writer(logging.StreamHandler[TextIO]):
-    """Flushes what it wrote when nothing more is waiting to be written."""
-
-    def __init__(self, stream: TextIO, queue: "SimpleQueue[logging.LogRecord]") -> None:
-        super().__init__(stream)
+    def __init__(self, queue: "SimpleQueue[str | None]", stream: TextIO) -> None:
+        super().__init__(name="cbemail-log", daemon=True)
         self._queue = queue
+        self._stream = stream
 
-    def flush(self) -> None:
-        if self._queue.empty():
-            super().flush()
+    def stop(self) -> None:
+        """Write the rest, and end."""
+        self._queue.put(None)
+        self.join()
+
+    def run(self) -> None:
+        lines: list[str | None] = []
+        while None not in lines:
+            lines = [self._queue.get()]
+            time.sleep(_GATHER_SECONDS)
+            while not self._queue.empty():
+                lines.append(self._queue.get())
+            # A full disk, a pipe without a reader, a character the terminal lacks: there is nobody left to tell.
+            with suppress(OSError, ValueError):
+                self._stream.write("".join(f"{line}\n" for line in lines if line is not None))
+                self._stream.flush()
 
 
 # ---- on a line

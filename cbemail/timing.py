@@ -4,9 +4,6 @@ The request in hand is found through a context variable, so that the pools and c
 HTTP, can add to its account. Outside a request the time is counted nowhere.
 """
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter
 
@@ -22,32 +19,23 @@ def open_account() -> Account:
     return account
 
 
-@contextmanager
-def spent_on(phase: str) -> Iterator[None]:
+def spent_on(phase: str) -> "_Span":
     """Add the time the block takes to ``phase`` of the request in hand."""
-    account = _account.get()
-    if account is None:
-        yield
-        return
-    start = perf_counter()
-    try:
-        yield
-    finally:
-        account[phase] = account.get(phase, 0.0) + perf_counter() - start
+    return _Span(phase)
 
 
-TURN_SECONDS = 0.01  # of the event loop, at a stretch; a request that waits for ten of them has waited unnoticed
+class _Span:
+    """A class, since a generator would take longer to enter and leave than many a block that is measured."""
 
+    __slots__ = ("_phase", "_start")
 
-class Turn:
-    """A task's turn on the event loop, for work that comes in many small pieces, some of which a stranger has made
-    large: between them the others get theirs."""
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
 
-    def __init__(self) -> None:
-        self._began = perf_counter()
+    def __enter__(self) -> None:
+        self._start = perf_counter()
 
-    async def share(self) -> None:
-        """End the turn if it has lasted long enough."""
-        if perf_counter() - self._began > TURN_SECONDS:
-            await asyncio.sleep(0)
-            self._began = perf_counter()
+    def __exit__(self, *_: object) -> None:
+        account = _account.get()
+        if account is not None:
+            account[self._phase] = account.get(self._phase, 0.0) + perf_counter() - self._start

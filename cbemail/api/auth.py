@@ -10,6 +10,9 @@ from cbemail.ids import SessionId
 from cbemail.store.records import SessionRecord
 from cbemail.timing import spent_on
 
+_API_KEY = b"x-api-key"
+_CREDENTIALS = (b"authorization", _API_KEY)
+
 
 class Caller:
     """The caller of one request, proven. ``session_id`` is None for an API key, which reaches every session."""
@@ -27,17 +30,17 @@ def identify(request: Request[Any], services: Services) -> Caller:
         Unauthenticated, TokenExpired: there is none, it is not good, its session has ended, or there are two.
     """
     with spent_on("auth"):
-        tokens = request.headers.getlist("authorization")
-        keys = request.headers.getlist("x-api-key")
-        if len(tokens) + len(keys) > 1:
+        given = [header for header in request.headers.raw if header[0] in _CREDENTIALS]
+        if len(given) > 1:
             raise Unauthenticated("Give one credential: a Bearer token or an API key.")
-        if keys:
-            if not services.api_keys.accepts(keys[0]):
+        if not given:
+            raise Unauthenticated("This call needs a Bearer token or an API key.")
+        name, credential = given[0][0], given[0][1].decode("latin-1")
+        if name == _API_KEY:
+            if not services.api_keys.accepts(credential):
                 raise Unauthenticated("The API key is not valid.")
             return Caller(None)
-        if not tokens:
-            raise Unauthenticated("This call needs a Bearer token or an API key.")
-        scheme, _, token = tokens[0].partition(" ")
+        scheme, _, token = credential.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("The Authorization header must hold a Bearer token.")
         session_id = services.tokens.verify(token.strip()).session_id
@@ -69,7 +72,10 @@ def session_in_path(request: Request[Any], services: Services) -> SessionRecord:
     session_id = SessionId(request.path_params["id"])
     if caller.session_id is not None and caller.session_id != session_id:
         raise SessionNotFound("There is no such session.")
-    return services.sessions.require(session_id)
+    session = services.sessions.require(session_id)
+    if caller.session_id is not None:  # a service that looks after sessions does not keep them alive by it
+        services.sessions.touch(session_id)
+    return session
 
 
 def require_service(request: Request[Any], services: Services) -> None:

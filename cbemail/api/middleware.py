@@ -3,7 +3,7 @@
 import re
 from time import perf_counter
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cbemail.errors import CbemailError
@@ -13,6 +13,10 @@ from cbemail.timing import Account, open_account
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAIL_PATHS = ("/api/mailbox/", "/api/send")
+_MAIL_HEADERS = {
+    b"cache-control": b"private, no-store",
+    b"vary": b"Authorization, X-API-Key, X-Session-ID",
+}
 
 
 class Front:
@@ -41,7 +45,7 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 scope["response_started"] = True
-                _add_headers(MutableHeaders(scope=message), scope, account)
+                _add_headers(message, scope, account)
             await send(message)
 
         try:
@@ -50,15 +54,19 @@ class Front:
             _log(scope, status, perf_counter() - start, account)
 
 
-def _add_headers(headers: MutableHeaders, scope: Scope, account: Account) -> None:
-    headers["X-Request-ID"] = scope["request_id"]
-    headers["X-Content-Type-Options"] = "nosniff"
+def _add_headers(start: Message, scope: Scope, account: Account) -> None:
+    """Put ours in the place of those of the same name; only how long to cache may be said otherwise outside mail."""
+    ours = {
+        b"x-request-id": scope["request_id"].encode(),
+        b"x-content-type-options": b"nosniff",
+    }
     if scope["path"].startswith(_MAIL_PATHS):
-        headers["Cache-Control"] = "private, no-store"
-        headers["Vary"] = "Authorization, X-API-Key, X-Session-ID"
-        headers["Server-Timing"] = server_timing(account)
-    elif "cache-control" not in headers:
-        headers["Cache-Control"] = "no-store"
+        ours |= _MAIL_HEADERS
+        ours[b"server-timing"] = server_timing(account).encode()
+    headers = [(name, value) for name, value in start["headers"] if name not in ours]
+    if b"cache-control" not in ours and not any(name == b"cache-control" for name, _ in headers):
+        ours[b"cache-control"] = b"no-store"
+    start["headers"] = [*headers, *ours.items()]
 
 
 def server_timing(account: Account) -> str:

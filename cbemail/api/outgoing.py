@@ -3,9 +3,9 @@
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Annotated, Any
 
-import anyio.to_thread
 from msgspec import Meta, Struct, structs
 
 from cbemail.api.links import content_id_url
@@ -31,14 +31,12 @@ from cbemail.mime.reply import (
 )
 from cbemail.outbox.sent import Original
 from cbemail.store.records import SessionRecord
+from cbemail.turns import off_the_loop
 
 MAX_RECIPIENTS = (
     1000  # of one message; more are a batch, where each has a copy, and a state, of its own
 )
 FORWARDED = Flag("$Forwarded")  # RFC 9051 section 2.3.2
-
-# Above this a message is composed in a thread: encoding megabytes would hold up everybody else.
-THREAD_OCTETS = 64 * 1024
 
 
 class AddressInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +122,7 @@ async def prepare(call: Call[Any, OutgoingMessage], *, keep_bcc: bool = False) -
         subject=body.subject or "",
         text=_text(body),
         html=body.html,
-        attachments=_attachments(body.attachments),
+        attachments=await _attachments(body.attachments),
         headers=body.headers,
         in_reply_to=None,
         references=[],
@@ -149,9 +147,7 @@ async def _compose(draft: Draft, *, keep_bcc: bool) -> Composed:
         + len(draft.html or "")
         + len(draft.text or "")
     )
-    if size <= THREAD_OCTETS:
-        return compose(draft, keep_bcc=keep_bcc)
-    return await anyio.to_thread.run_sync(lambda: compose(draft, keep_bcc=keep_bcc))
+    return await off_the_loop(size, lambda: compose(draft, keep_bcc=keep_bcc))
 
 
 # ---- values
@@ -194,17 +190,21 @@ def _text(body: OutgoingMessage) -> str | None:
     return body.body if body.body is not None else body.text
 
 
-def _attachments(given: Sequence[AttachmentInput]) -> list[Attachment]:
+async def _attachments(given: Sequence[AttachmentInput]) -> list[Attachment]:
     attachments = []
     for index, item in enumerate(given):
         try:
-            content = b64decode("".join(item.content.split()), validate=True)
+            content = await off_the_loop(len(item.content), partial(_decoded, item.content))
         except (Base64Error, ValueError) as exc:
             raise InvalidRequest.at(
                 f"#/attachments/{index}/content", "This is not valid base64."
             ) from exc
         attachments.append(Attachment(item.filename, content, item.content_type, item.content_id))
     return attachments
+
+
+def _decoded(content: str) -> bytes:
+    return b64decode("".join(content.split()), validate=True)
 
 
 def _distinct(addresses: Sequence[Address]) -> list[Address]:

@@ -96,9 +96,8 @@ from cbemail.mailbox.folders import Folder
 from cbemail.mailbox.view import Message
 from cbemail.outbox.outbox import SendResult
 
-SEND_SECONDS = (
-    90.0  # a transaction is answered as `sending` after 60; the rest is for composing and the store
-)
+# A transaction is answered as `sending` after 60; the rest is for the upload, and the original of a reply.
+SEND_SECONDS = 180.0
 
 _SESSION = "/api/sessions/{id}"
 _FOLDER = "/api/mailbox/folders/{path:path}"

@@ -18,6 +18,7 @@ from cbemail.outbox.outbox import IdempotencyKey, SendResult, Submission
 from cbemail.sessions.providers import find_provider_by_host
 from cbemail.smtp.envelope import Envelope
 from cbemail.store.records import SendState, SessionRecord, StoredResponse
+from cbemail.turns import off_the_loop
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -26,7 +27,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 async def send_message(call: Call[object, OutgoingMessage]) -> Response:
     """Send a message and say, recipient by recipient, what the mail server made of it."""
     outbox = call.services.outbox
-    key = _idempotency_key(call)
+    key = await _idempotency_key(call)
     if key is not None:
         replay = await outbox.replay(call.session.id, key)
         if replay is not None:
@@ -62,9 +63,8 @@ async def get_send(call: Call[object, None]) -> Response:
 
 def render(result: SendResult) -> StoredResponse:
     """The response to a send that ended so: 202 where it is not known whether the message was delivered."""
-    known = result.state in {SendState.SENT, SendState.FAILED}
     return StoredResponse(
-        status=200 if known else 202,
+        status=200 if result.state is SendState.SENT else 202,
         headers={"Location": f"/api/send/{result.id}"},
         body=msgspec.json.encode(result),
     )
@@ -80,7 +80,7 @@ def _replayed(stored: StoredResponse) -> Response:
     return Response(stored.body, stored.status, headers, "application/json")
 
 
-def _idempotency_key(call: Call[object, OutgoingMessage]) -> IdempotencyKey | None:
+async def _idempotency_key(call: Call[object, OutgoingMessage]) -> IdempotencyKey | None:
     """The request's key. What it stands for is compared by meaning: order and spacing of the JSON do not matter."""
     keys = call.request.headers.getlist("idempotency-key")
     if not keys:
@@ -89,7 +89,9 @@ def _idempotency_key(call: Call[object, OutgoingMessage]) -> IdempotencyKey | No
         raise InvalidRequest(
             "An Idempotency-Key is 1 to 255 printable ASCII characters without spaces."
         )
-    return IdempotencyKey("POST /api/send", keys[0], sha256(_encode(call.body)).digest())
+    octets = int(call.request.headers.get("content-length", "0"))
+    fingerprint = await off_the_loop(octets, lambda: sha256(_encode(call.body)).digest())
+    return IdempotencyKey("POST /api/send", keys[0], fingerprint)
 
 
 def files_own_sent(session: SessionRecord) -> bool:

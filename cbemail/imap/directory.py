@@ -3,6 +3,7 @@
 In memory only, a few hundred octets a session, and forgotten with it.
 """
 
+from functools import partial
 from time import monotonic
 
 from msgspec import Struct, field
@@ -13,6 +14,7 @@ from cbemail.imap.connection import ImapConnection
 from cbemail.imap.folders import Listing, Role, assign_roles, list_folders
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import INBOX, FolderPath, UidValidity
+from cbemail.imap.repeating import repeatable
 
 # How long the roles are believed. Who renames the Sent folder elsewhere waits that long for it to be noticed.
 ROLES_SECONDS = 300.0
@@ -72,8 +74,10 @@ class FolderDirectory:
     async def _listed(self, session_id: SessionId) -> _Known:
         known = self._of(session_id)
         if known.listed_at is None or monotonic() - known.listed_at > ROLES_SECONDS:
-            async with self._pool.lease(session_id) as imap:
-                self.learn(session_id, await list_folders(imap, counts=False))
+            listing = await repeatable(
+                self._pool, session_id, None, partial(list_folders, counts=False)
+            )
+            self.learn(session_id, listing)
         return known
 
     def shown_within(self, session_id: SessionId, path: FolderPath) -> list[FolderPath]:

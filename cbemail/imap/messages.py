@@ -34,7 +34,7 @@ from cbemail.imap.protocol import (
 )
 from cbemail.imap.search import SearchProgram
 from cbemail.imap.wire import Argument, Command, Literal, flag_list, internal_date
-from cbemail.timing import Turn
+from cbemail.turns import Turn
 
 log = logging.getLogger(__name__)
 

@@ -245,14 +245,18 @@ class ImapPool:
         they share what is open, and if nothing is, they are told the same."""
         slot.opening -= 1
         self._total -= 1
-        limited = isinstance(error, ServerLimit)
-        if error is not None and slot.live == 0:
-            self._fail_waiters(slot, _limited() if limited else error)
-        if not slot.closed and (limited or (error is not None and slot.live)):
-            self._learn_bound(
-                slot, LIMIT_MEMORY_SECONDS if limited and slot.live else FAILURE_MEMORY_SECONDS
-            )
+        if error is not None and not slot.closed:
+            self._learn_from(slot, error)
         self._serve()
+
+    def _learn_from(self, slot: _Slot, error: CbemailError) -> None:
+        limited = isinstance(error, ServerLimit)
+        if slot.live == 0:
+            self._fail_waiters(slot, _limited() if limited else error)
+        if limited and slot.live:
+            self._learn_bound(slot, LIMIT_MEMORY_SECONDS)
+        elif limited or slot.live:
+            self._learn_bound(slot, FAILURE_MEMORY_SECONDS)
 
     def _learn_bound(self, slot: _Slot, memory: float) -> None:
         if slot.recovery is not None:
@@ -355,9 +359,7 @@ class ImapPool:
     def adopt(self, session_id: SessionId, connection: ImapConnection) -> None:
         """Take over a connection that was opened elsewhere: the login that proved a new session's credentials."""
         slot = self._slot(session_id)
-        slot.leases += (
-            1  # an idle connection may have to give way, and must not take the slot with it
-        )
+        slot.leases += 1  # so that an idle connection that gives way does not take the slot with it
         if not self._closed and self._take_place(slot):
             self._lend_opened(slot, connection)
             self._release(slot, connection)

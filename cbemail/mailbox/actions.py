@@ -25,9 +25,9 @@ from cbemail.imap.protocol import (
     UidSet,
     UidValidity,
 )
+from cbemail.imap.repeating import awake, begin, repeatable
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.finding import find
-from cbemail.mailbox.repeating import begin, repeatable
 from cbemail.mailbox.summary import Flags
 
 MAX_FLAGS = 20  # in one call: a UID set goes before them, and a command line has its limits
@@ -193,7 +193,7 @@ class MailboxActions:
         """Store a message as it is. A folder that does not exist is a FolderNotFound."""
         _require_few(flags, "#/flags")
         folder = await self._directory.resolve(session_id, folder_name)
-        async with self._pool.lease(session_id) as imap:
+        async with awake(self._pool, session_id) as imap:
             told = await append(imap, folder, content, flags=flags, received_at=received_at)
         return Place(folder, told.uid, told.uid_validity)
 

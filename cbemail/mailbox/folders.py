@@ -1,5 +1,7 @@
 """The folders of an account: what there is, and making, renaming and removing them."""
 
+from functools import partial
+
 from msgspec import Struct
 
 from cbemail.errors import FolderNotFound, FolderProtected, InvalidRequest
@@ -18,6 +20,7 @@ from cbemail.imap.folders import (
 )
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import INBOX, FolderPath, ListData, StatusData
+from cbemail.imap.repeating import awake, repeatable
 
 
 class Folder(Struct, frozen=True):
@@ -45,8 +48,9 @@ class MailboxFolders:
 
     async def list_all(self, session_id: SessionId, *, counts: bool = True) -> list[Folder]:
         """Every folder: INBOX first, then those with a role, then the rest by path."""
-        async with self._pool.lease(session_id) as imap:
-            listing = await list_folders(imap, counts=counts)
+        listing = await repeatable(
+            self._pool, session_id, None, partial(list_folders, counts=counts)
+        )
         self._directory.learn(session_id, listing)
         return _folders(listing)
 
@@ -60,7 +64,7 @@ class MailboxFolders:
     async def create(self, session_id: SessionId, name: str) -> Folder:
         """Make a folder. Levels are separated as the server does, or by ``/``, whatever the server's delimiter is."""
         path = await self._own_path(session_id, name)
-        async with self._pool.lease(session_id) as imap:
+        async with awake(self._pool, session_id) as imap:
             await create_folder(imap, path)
         self._directory.changed(session_id)
         return await self.get(session_id, path)
@@ -78,7 +82,7 @@ class MailboxFolders:
             raise InvalidRequest.at("#/name", f"The folder {path} cannot be moved into itself.")
         if path != to:
             self._deselect(session_id, path)
-            async with self._pool.lease(session_id) as imap:
+            async with awake(self._pool, session_id) as imap:
                 await rename_folder(imap, path, to)
             self._directory.changed(session_id)
         return await self.get(session_id, to)
@@ -91,7 +95,7 @@ class MailboxFolders:
         await self.get(
             session_id, path
         )  # SUBSCRIBE of a name that does not exist is allowed, and of no use
-        async with self._pool.lease(session_id) as imap:
+        async with awake(self._pool, session_id) as imap:
             await subscribe_folder(imap, path, subscribed=subscribed)
         return await self.get(session_id, path)
 
@@ -101,7 +105,7 @@ class MailboxFolders:
         if path == INBOX:
             raise FolderProtected("INBOX cannot be deleted.")
         self._deselect(session_id, path)
-        async with self._pool.lease(session_id) as imap:
+        async with awake(self._pool, session_id) as imap:
             await delete_folder(imap, path)
         self._directory.changed(session_id)
 

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
 from msgspec import Struct, structs
 
 from cbemail.clock import Clock
@@ -32,10 +31,10 @@ from cbemail.imap.protocol import (
     UidSet,
     UidValidity,
 )
+from cbemail.imap.repeating import begin, repeatable
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.body import BODY_OCTETS, Body, read_body
 from cbemail.mailbox.finding import find
-from cbemail.mailbox.repeating import begin, repeatable
 from cbemail.mailbox.structure import (
     Layout,
     lay_out,
@@ -58,7 +57,8 @@ from cbemail.mime.headers import (
 )
 from cbemail.mime.parse import TransferDecoder
 from cbemail.mime.words import decode_text
-from cbemail.timing import Turn, spent_on
+from cbemail.timing import spent_on
+from cbemail.turns import Turn, off_the_loop
 
 # A message in one round trip where it is plain text, in two where it is not: section 1 is fetched on the guess that it
 # is the text, which for most mail it is.
@@ -73,9 +73,6 @@ _MESSAGE_ITEMS = (
     f"FLAGS INTERNALDATE RFC822.SIZE BODYSTRUCTURE BODY.PEEK[HEADER]<0.{HEADER_OCTETS}>"
     f" BODY.PEEK[1]<0.{FIRST_LOOK_OCTETS}>"
 ).encode()
-
-# Above this a body is decoded and sanitised in a thread: a millisecond of work holds nobody up, ten do.
-THREAD_OCTETS = 32_768
 
 
 PartUrl = Callable[[FolderPath, Uid, str, str], str]  # folder, UID, part id, content id -> URL
@@ -229,9 +226,7 @@ class MailboxView:
         make = partial(_message, found, urls, raw_html=raw_html)
         with spent_on("parse"):
             octets = len(found.row.sections.get("HEADER", b""))
-            if octets + sum(map(len, found.sections.values())) > THREAD_OCTETS:
-                return await anyio.to_thread.run_sync(make)
-            return make()
+            return await off_the_loop(octets + sum(map(len, found.sections.values())), make)
 
     async def _body_sections(
         self, imap: ImapConnection, uid: Uid, row: FetchData, layout: Layout

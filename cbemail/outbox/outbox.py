@@ -39,7 +39,7 @@ from cbemail.smtp.outcome import (
     Uncertain,
 )
 from cbemail.smtp.pool import SmtpPool
-from cbemail.smtp.replies import Phase, Reply, Verdict, explain
+from cbemail.smtp.replies import Phase, Reply, Verdict
 from cbemail.store.records import (
     IdempotencyRecord,
     IdempotentAnswer,
@@ -121,7 +121,7 @@ class Outbox:
         self._clock = clock
         self._render = render
         self._answer_seconds = answer_seconds
-        self._running: dict[OutboxId, asyncio.Task[SendResult]] = {}
+        self._running: dict[OutboxId, asyncio.Task[SendResult | StoredResponse]] = {}
 
     async def send(
         self, submission: Submission, key: IdempotencyKey | None = None
@@ -140,13 +140,7 @@ class Outbox:
             message_id=submission.message_id,
             created_at=self._clock(),
         )
-        if key is None:
-            await self._repository.record_send(record)
-        else:
-            replay = await self._claim(key, record)
-            if replay is not None:
-                return replay
-        task = asyncio.create_task(self._carry(record.id, submission, key))
+        task = asyncio.create_task(self._run(record, submission, key))
         self._running[record.id] = task
         task.add_done_callback(lambda done: self._finished(record.id, done))
         await asyncio.wait({task}, timeout=self._answer_seconds)
@@ -204,6 +198,18 @@ class Outbox:
 
     # ---- one message
 
+    async def _run(
+        self, record: OutboxRecord, submission: Submission, key: IdempotencyKey | None
+    ) -> SendResult | StoredResponse:
+        """From the record to the outcome, in one task: nothing that is on disk is ever left without its carrier."""
+        if key is None:
+            await self._repository.record_send(record)
+        else:
+            replay = await self._claim(key, record)
+            if replay is not None:
+                return replay
+        return await self._carry(record.id, submission, key)
+
     async def _carry(
         self, outbox_id: OutboxId, submission: Submission, key: IdempotencyKey | None
     ) -> SendResult:
@@ -211,7 +217,12 @@ class Outbox:
             outcome = await self._submit(submission)
             result = _result(outbox_id, submission, outcome)
         except CbemailError as error:
-            await self._give_up(outbox_id, submission, key, error)
+            log.info("%s was not sent: %s", outbox_id, error.code)
+            await self._give_up(outbox_id, submission, key)
+            raise
+        except Exception:  # a defect of ours: how far the message came is not known, and the row has to say so
+            result = SendResult(outbox_id, SendState.UNCERTAIN, submission.message_id)
+            await self._settle(submission, result, key)
             raise
         finishing = result.state is SendState.SENT and (
             submission.save_to_sent or submission.original is not None
@@ -228,18 +239,22 @@ class Outbox:
         return result
 
     async def _submit(self, submission: Submission) -> Outcome:
-        """Hand the message to the server. A conversation that broke off before the final dot has delivered nothing
-        (RFC 5321 section 4.1.1.4), and a kept-warm connection may have died unnoticed: that is tried once more."""
+        """Hand the message to the server. A connection that was lost before the final dot has delivered nothing (RFC
+        5321 section 4.1.1.4), and one kept warm may have died unnoticed: that is tried once more."""
         async with self._smtp.lease(submission.session_id) as connection:
-            used = connection.sent > 0
             outcome = await connection.submit(submission.envelope)
-        if used and isinstance(outcome, NotSent):
+        if isinstance(outcome, NotSent) and outcome.reason is Interruption.LOST:
             async with self._smtp.lease(submission.session_id) as connection:
                 outcome = await connection.submit(submission.envelope)
         return outcome
 
     async def _settle(
-        self, submission: Submission, result: SendResult, key: IdempotencyKey | None
+        self,
+        submission: Submission,
+        result: SendResult,
+        key: IdempotencyKey | None,
+        *,
+        freed: tuple[SessionId, str, str] | None = None,
     ) -> None:
         """Put the outcome on disk. Should that fail, the message is still sent, and the client must hear of it."""
         try:
@@ -249,9 +264,10 @@ class Outbox:
                 result=_encode(result),
                 finished_at=self._clock(),
                 answer=self._answer(submission, result, key),
+                freed=freed,
             )
-        except CbemailError:
-            log.exception("the outcome of %s could not be stored", result.id)
+        except CbemailError as error:
+            log.error("the outcome of %s could not be stored: %s", result.id, error.code)  # noqa: TRY400 - no traceback: it would quote the store
 
     async def _amend(
         self, submission: Submission, result: SendResult, key: IdempotencyKey | None
@@ -260,8 +276,8 @@ class Outbox:
         answer = self._answer(submission, result, key)
         try:
             await self._repository.amend_send(result.id, result=_encode(result), answer=answer)
-        except CbemailError:
-            log.exception("the outcome of %s could not be completed", result.id)
+        except CbemailError as error:
+            log.error("the outcome of %s could not be completed: %s", result.id, error.code)  # noqa: TRY400 - as above
 
     def _answer(
         self, submission: Submission, result: SendResult, key: IdempotencyKey | None
@@ -272,20 +288,14 @@ class Outbox:
         return IdempotentAnswer(submission.session_id, key.operation, key.key, response)
 
     async def _give_up(
-        self,
-        outbox_id: OutboxId,
-        submission: Submission,
-        key: IdempotencyKey | None,
-        error: CbemailError,
+        self, outbox_id: OutboxId, submission: Submission, key: IdempotencyKey | None
     ) -> None:
         """Nothing was sent: the key is free again, so that the same request may be tried once more."""
         result = SendResult(outbox_id, SendState.FAILED, submission.message_id)
-        await self._settle(submission, result, None)
-        log.info("%s was not sent: %s", outbox_id, error.code)
-        if key is not None:
-            await self._repository.forget_idempotent(submission.session_id, key.operation, key.key)
+        freed = None if key is None else (submission.session_id, key.operation, key.key)
+        await self._settle(submission, result, None, freed=freed)
 
-    def _finished(self, outbox_id: OutboxId, task: asyncio.Task[SendResult]) -> None:
+    def _finished(self, outbox_id: OutboxId, task: asyncio.Task[SendResult | StoredResponse]) -> None:
         del self._running[outbox_id]
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(
@@ -334,9 +344,9 @@ def _result(outbox_id: OutboxId, submission: Submission, outcome: Outcome) -> Se
             raise _refused(outcome)
 
 
-def _refusal(refused: RefusedRecipient, phase: Phase = Phase.RCPT) -> Refusal:
+def _refusal(refused: RefusedRecipient) -> Refusal:
     reply = refused.reply
-    return Refusal(refused.address, reply.code, reply.enhanced, explain(reply, phase))
+    return Refusal(refused.address, reply.code, reply.enhanced, refused.detail)
 
 
 def _shown(reply: Reply) -> str:
@@ -363,7 +373,7 @@ def _not_sent(reason: Interruption, phase: Phase) -> CbemailError:
 
 def _refused(outcome: Refused) -> CbemailError:
     """A reply refused the message for everybody: what that is to the caller."""
-    sentence = f"The message was not sent. {explain(outcome.reply, outcome.phase)}"
+    sentence = f"The message was not sent. {outcome.detail}"
     match outcome.verdict:
         case Verdict.CREDENTIALS:
             return CredentialsStale(
@@ -375,5 +385,5 @@ def _refused(outcome: Refused) -> CbemailError:
             return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
         case Verdict.DEFERRED if outcome.phase is not Phase.RCPT:
             return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
-    refusals = [_refusal(refused, outcome.phase) for refused in outcome.recipients]
+    refusals = [_refusal(refused) for refused in outcome.recipients]
     return RecipientsRejected("The mail server refused every recipient.", refusals)

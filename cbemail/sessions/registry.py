@@ -5,13 +5,16 @@ credential) is awaited; what it may know later (when a session was last used) is
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import TypeVar
 
+from anyio import CancelScope
 from msgspec import Struct, structs
 
 from cbemail.clock import Clock
 from cbemail.errors import (
+    CbemailError,
     CredentialsRejected,
     CredentialsStale,
     SessionNotFound,
@@ -31,8 +34,10 @@ from cbemail.store.repository import Repository, RotationOutcome
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class NewSession(Struct, frozen=True):
+
+class OpenedSession(Struct, frozen=True):
     """A session just made, its first refresh token, and the connection whose login proved it."""
 
     record: SessionRecord
@@ -80,7 +85,7 @@ class Sessions:
 
     # ---- making
 
-    async def create(self, email: str, name: str | None, login: Login) -> NewSession:
+    async def create(self, email: str, name: str | None, login: Login) -> OpenedSession:
         """Prove the credentials at both servers, then store the session.
 
         Raises:
@@ -108,13 +113,14 @@ class Sessions:
                 last_used_at=now,
             )
             refresh_token, refresh = self._tokens.new_refresh_token(session_id)
-            await self._repository.add_session(record, refresh)
+            with CancelScope(shield=True):  # on disk and in memory, or in neither
+                await self._repository.add_session(record, refresh)
+                self._records[session_id] = record
         except BaseException:
             imap.abort()
-            await smtp.close()
+            smtp.abort()
             raise
-        self._records[session_id] = record
-        return NewSession(record, refresh_token, imap, smtp)
+        return OpenedSession(record, refresh_token, imap, smtp)
 
     # ---- finding
 
@@ -157,6 +163,7 @@ class Sessions:
             await self.end(rotation.session_id)
         if rotation.outcome is not RotationOutcome.ROTATED:
             raise Unauthenticated("The refresh token is not valid.")
+        self.touch(session_id)
         return token
 
     # ---- credentials
@@ -183,16 +190,17 @@ class Sessions:
         await smtp.close()
         sealed = self._vault.seal_secrets(session_id, login.imap_secret, login.smtp_secret)
         auth = "oauth2" if isinstance(login.imap_secret, AccessToken) else "password"
-        await self._repository.replace_credentials(
-            session_id, sealed=sealed, auth=auth, state=SessionState.ACTIVE
-        )
-        record = structs.replace(
-            self.require(session_id),
-            sealed_credentials=sealed,
-            auth=auth,
-            state=SessionState.ACTIVE,
-        )
-        self._records[session_id] = record
+        with CancelScope(shield=True):  # on disk and in memory, or in neither
+            await self._repository.replace_credentials(
+                session_id, sealed=sealed, auth=auth, state=SessionState.ACTIVE
+            )
+            record = structs.replace(
+                self.require(session_id),
+                sealed_credentials=sealed,
+                auth=auth,
+                state=SessionState.ACTIVE,
+            )
+            self._records[session_id] = record
         return record
 
     async def check(self, session_id: SessionId) -> SessionHealth:
@@ -202,44 +210,57 @@ class Sessions:
     async def connect_imap(self, session_id: SessionId) -> ImapConnection:
         """A new IMAP connection of the session. Credentials refused once are not tried again: servers lock accounts
         for less."""
-        login = self._usable_login(session_id)
-        try:
-            return await open_imap(login.imap, login.imap_secret, self._hosts)
-        except CredentialsRejected as exc:
-            raise await self._stale(session_id) from exc
+        return await self._connect(
+            session_id, lambda login: open_imap(login.imap, login.imap_secret, self._hosts)
+        )
 
     async def connect_smtp(self, session_id: SessionId) -> SubmissionConnection:
         """A new SMTP connection of the session, as `connect_imap`."""
-        login = self._usable_login(session_id)
-        try:
-            return await open_submission(login.smtp, login.smtp_secret, self._hosts)
-        except CredentialsRejected as exc:
-            raise await self._stale(session_id) from exc
+        return await self._connect(
+            session_id, lambda login: open_submission(login.smtp, login.smtp_secret, self._hosts)
+        )
 
-    def _usable_login(self, session_id: SessionId) -> Login:
-        if self.require(session_id).state is SessionState.CREDENTIALS_STALE:
-            raise _stale_error()
-        return self.login_of(session_id)
+    async def _connect(self, session_id: SessionId, open_one: Callable[[Login], Awaitable[T]]) -> T:
+        while True:
+            record = self.require(session_id)
+            if record.state is SessionState.CREDENTIALS_STALE:
+                raise _stale_error()
+            try:
+                return await open_one(self.login_of(session_id))
+            except CredentialsRejected as exc:
+                if await self._is_stale(record):
+                    raise _stale_error() from exc
 
-    async def _stale(self, session_id: SessionId) -> CredentialsStale:
-        record = self._records.get(session_id)
-        if record is not None:
-            self._records[session_id] = structs.replace(
-                record, state=SessionState.CREDENTIALS_STALE
-            )
-            await self._repository.set_session_state(session_id, SessionState.CREDENTIALS_STALE)
-        return _stale_error()
+    async def _is_stale(self, used: SessionRecord) -> bool:
+        """Whether the credentials refused just now are the session's still; they are kept as stale then. They may have
+        been replaced while the login with them was under way."""
+        current = self._records.get(used.id)
+        if current is None:
+            return True
+        if current.sealed_credentials != used.sealed_credentials:
+            return False
+        self._records[used.id] = structs.replace(current, state=SessionState.CREDENTIALS_STALE)
+        await self._repository.mark_stale(used.id, sealed=used.sealed_credentials)
+        return True
 
     # ---- ending
 
     async def end(self, session_id: SessionId) -> None:
-        """End a session: for clients at once, and on disk before this returns. Ending it twice does no harm."""
-        if self._records.pop(session_id, None) is None:
+        """End a session: for clients at once, and on disk before this returns. Ending it twice does no harm.
+
+        Where the store cannot forget it now (Overloaded) it has not ended, and may be ended again.
+        """
+        record = self._records.pop(session_id, None)
+        if record is None:
             return
+        try:
+            await self._repository.delete_session(session_id)
+        except CbemailError:
+            self._records[session_id] = record
+            raise
         self._used.pop(session_id, None)
         for tell in self.on_end:
             tell(session_id)
-        await self._repository.delete_session(session_id)
 
     async def save_use(self) -> None:
         """Tell the store when sessions were last used, all of them in one statement."""
@@ -255,10 +276,12 @@ class Sessions:
     async def end_unused(self) -> int:
         """End the sessions nobody has used for the time a session lives; say how many."""
         oldest = self._clock() - self._time_to_live
-        unused = [i for i in list(self._records) if self.require(i).last_used_at < oldest]
-        for session_id in unused:
-            await self.end(session_id)
-        return len(unused)
+        ended = 0
+        for session_id in list(self._records):
+            if self.exists(session_id) and self.require(session_id).last_used_at < oldest:
+                await self.end(session_id)
+                ended += 1
+        return ended
 
 
 def _stale_error() -> CredentialsStale:

@@ -40,6 +40,10 @@ class Database(Protocol):
 
     Text that no engine could keep (U+0000, lone surrogates) is refused with `InvalidRequest` before any engine
     sees it. A database that is out of disk, of memory or of order raises `Overloaded`.
+
+    Most of what a small write costs is planned anew for each. So the statements of a busy path are written for many
+    callers at once (`serves_many`): each gives its values as ever, the engine collects them into lists, and hands
+    every caller the rows that have its ``id``.
     """
 
     @property
@@ -76,6 +80,15 @@ def load_queries(text: str) -> dict[str, str]:
             raise ValueError(f"two queries are named {name}")
         queries[name] = sql.strip()
     return queries
+
+
+def serves_many(query: str) -> bool:
+    """Whether a statement takes a list for every parameter, by its name. One of the parameters is ``id``.
+
+    >>> serves_many("settle_each_send"), serves_many("find_send")
+    (True, False)
+    """
+    return "each" in query.split("_")
 
 
 def refuse_unstorable(value: object) -> None:

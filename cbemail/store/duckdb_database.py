@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 from asyncio import AbstractEventLoop
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from cbemail.store.database import (
     StoreUnusable,
     load_queries,
     refuse_unstorable,
+    serves_many,
 )
 from cbemail.store.group_commit import GroupCommit
 from cbemail.store.migrations import Migration, load_migrations, pending
@@ -55,7 +57,7 @@ _CHANGED_ROWS = "Count"
 
 
 class _Bound(NamedTuple):
-    """A query as the driver takes it: parsed, with values of the driver's types."""
+    """A query as the driver takes it: parsed, with values of the driver's types, in lists where it serves many."""
 
     name: str
     statement: duckdb.Statement
@@ -150,6 +152,8 @@ class DuckDbDatabase:
         for value in values.values():
             refuse_unstorable(value)
         parameters = {name: _to_driver(value) for name, value in values.items()}
+        if serves_many(query):
+            parameters = {name: [value] for name, value in parameters.items()}
         return _Bound(query, self._statements[query], parameters)
 
     # ---- in a reader's thread
@@ -186,7 +190,7 @@ class DuckDbDatabase:
 
     def _transact(self, group: Sequence[_Work]) -> list[_Results]:
         self._connection.execute("begin transaction")
-        results = [[_run(self._connection, bound) for bound in work] for work in group]
+        results = _run_group(self._connection, group)
         self._connection.execute("commit")
         return results
 
@@ -245,6 +249,39 @@ def _run(connection: DuckDBPyConnection, bound: _Bound) -> list[Row]:
     return [
         {name: _from_driver(value) for name, value in zip(names, row, strict=True)} for row in rows
     ]
+
+
+def _run_group(connection: DuckDBPyConnection, group: Sequence[_Work]) -> list[_Results]:
+    """The results of every piece of work; a statement that serves many runs once for all who ask for it.
+
+    So the order within a group is not kept, and need not be: its callers do not wait for each other. Only those that
+    name the same row take turns.
+    """
+    results: list[_Results] = [[] for _ in group]
+    asked: Counter[tuple[str, str]] = Counter()  # statement and row -> turns taken
+    rounds: dict[
+        tuple[str, int], dict[str, int]
+    ] = {}  # statement and turn -> row -> its piece of work
+    for index, work in enumerate(group):
+        if len(work) > 1 or not serves_many(work[0].name):
+            results[index] = [_run(connection, bound) for bound in work]
+            continue
+        query, [row_id] = work[0].name, work[0].values["id"]
+        rounds.setdefault((query, asked[query, row_id]), {})[row_id] = index
+        asked[query, row_id] += 1
+    for askers in rounds.values():
+        for index in askers.values():
+            results[index] = [[]]
+        for row in _run(connection, _merged([group[index][0] for index in askers.values()])):
+            results[askers[row["id"]]][0].append(row)
+    return results
+
+
+def _merged(alike: Sequence[_Bound]) -> _Bound:
+    name, statement, values = alike[0]
+    return _Bound(
+        name, statement, {key: [bound.values[key][0] for bound in alike] for key in values}
+    )
 
 
 def _to_driver(value: object) -> object:

@@ -73,10 +73,9 @@ class Repository:
         )
         _require_session(rows)
 
-    async def set_session_state(self, session_id: SessionId, state: SessionState) -> None:
-        """Remember whether the session's credentials still work."""
-        rows = await self._database.execute("set_session_state", id=session_id, state=state)
-        _require_session(rows)
+    async def mark_stale(self, session_id: SessionId, *, sealed: bytes) -> None:
+        """Remember that these credentials no longer work; where others have taken their place, nothing is."""
+        await self._database.execute("mark_stale", id=session_id, sealed_credentials=sealed)
 
     async def touch_sessions(self, last_used: Mapping[SessionId, datetime]) -> None:
         """Remember when sessions were last used, many in one statement. A time never goes back.
@@ -191,7 +190,7 @@ class Repository:
 
     async def record_send(self, send: OutboxRecord) -> None:
         """Remember a message before its first octet goes out."""
-        rows = await self._database.execute("record_send", **msgspec.structs.asdict(send))
+        rows = await self._database.execute("record_each_send", **msgspec.structs.asdict(send))
         _require_session(rows)
 
     async def settle_send(
@@ -202,22 +201,27 @@ class Repository:
         result: bytes,
         finished_at: datetime,
         answer: IdempotentAnswer | None = None,
+        freed: tuple[SessionId, str, str] | None = None,
     ) -> None:
-        """Remember how a send ended, and in the same transaction the answer of the key that named it.
+        """Remember how a send ended, and in the same transaction the ``answer`` of the key that named it; or that this
+        key (of a session, for an operation) is ``freed``, since nothing came of it.
 
         What is known to be sent or to have failed stays so, whatever comes late.
         """
         settled = {"id": outbox_id, "state": state, "result": result, "finished_at": finished_at}
-        statements: list[Statement] = [("settle_send", settled)]
+        statements: list[Statement] = [("settle_each_send", settled)]
         if answer is not None:
             statements.append(("finish_idempotent", _answer_values(answer)))
+        if freed is not None:
+            key = dict(zip(("session_id", "operation", "key"), freed, strict=True))
+            statements.append(("forget_idempotent", key))
         await self._database.execute_all(statements)
 
     async def amend_send(
         self, outbox_id: OutboxId, *, result: bytes, answer: IdempotentAnswer | None = None
     ) -> None:
         """Complete the result of a message that is sent: where its copy is, known only afterwards."""
-        statements: list[Statement] = [("amend_send", {"id": outbox_id, "result": result})]
+        statements: list[Statement] = [("amend_each_send", {"id": outbox_id, "result": result})]
         if answer is not None:
             statements.append(("finish_idempotent", _answer_values(answer)))
         await self._database.execute_all(statements)

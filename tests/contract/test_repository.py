@@ -15,6 +15,7 @@ from cbemail.store.database import Database, StatementFailed
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.records import (
     IdempotencyRecord,
+    IdempotentAnswer,
     OutboxRecord,
     RefreshTokenRecord,
     SendState,
@@ -83,6 +84,10 @@ def call(
     return IdempotencyRecord(session_id, OPERATION, key, b"fingerprint", outbox_id, created_at)
 
 
+def answer(key: str = "key", response: StoredResponse = RESPONSE) -> IdempotentAnswer:
+    return IdempotentAnswer(SESSION, OPERATION, key, response)
+
+
 def send(outbox_id: OutboxId = SEND, session_id: SessionId = SESSION) -> OutboxRecord:
     return OutboxRecord(outbox_id, session_id, SendState.SENDING, "<1@example.com>", NOW)
 
@@ -123,7 +128,7 @@ async def test_a_time_in_another_zone_comes_back_as_the_same_moment_in_utc(
 
 
 async def test_replaced_credentials_are_the_ones_loaded_next(repository: Repository) -> None:
-    await repository.set_session_state(SESSION, SessionState.CREDENTIALS_STALE)
+    await repository.mark_stale(SESSION, sealed=session().sealed_credentials)
 
     await repository.replace_credentials(
         SESSION, sealed=b"new", auth="oauth2", state=SessionState.ACTIVE
@@ -134,8 +139,21 @@ async def test_replaced_credentials_are_the_ones_loaded_next(repository: Reposit
     ]
 
 
+async def test_credentials_that_were_replaced_meanwhile_are_not_made_stale(
+    repository: Repository,
+) -> None:
+    await repository.replace_credentials(
+        SESSION, sealed=b"new", auth="password", state=SessionState.ACTIVE
+    )
+
+    await repository.mark_stale(SESSION, sealed=session().sealed_credentials)
+
+    [loaded] = await repository.load_sessions()
+    assert loaded.state is SessionState.ACTIVE
+
+
 async def test_a_session_state_is_remembered(repository: Repository) -> None:
-    await repository.set_session_state(SESSION, SessionState.CREDENTIALS_STALE)
+    await repository.mark_stale(SESSION, sealed=session().sealed_credentials)
 
     [loaded] = await repository.load_sessions()
     assert loaded.state is SessionState.CREDENTIALS_STALE
@@ -205,7 +223,6 @@ async def test_nothing_can_be_added_to_a_deleted_session(repository: Repository)
         repository.add_refresh_token(token(b"late")),
         repository.begin_idempotent(call()),
         repository.record_send(send()),
-        repository.set_session_state(SESSION, SessionState.ACTIVE),
         repository.replace_credentials(SESSION, sealed=b"", auth="", state=SessionState.ACTIVE),
     ):
         with pytest.raises(SessionNotFound):
@@ -371,9 +388,9 @@ async def test_a_key_is_its_sessions_and_its_operations_own(repository: Reposito
 
 async def test_the_first_answer_of_a_key_is_the_one_replayed(repository: Repository) -> None:
     await repository.begin_idempotent(call())
-    await repository.finish_idempotent(SESSION, OPERATION, "key", RESPONSE)
+    await repository.finish_idempotent(answer())
 
-    await repository.finish_idempotent(SESSION, OPERATION, "key", StoredResponse(500, {}, b""))
+    await repository.finish_idempotent(answer(response=StoredResponse(500, {}, b"")))
 
     found = await repository.begin_idempotent(call())
     assert found == structs.replace(call(), response=RESPONSE)
@@ -389,7 +406,7 @@ async def test_a_forgotten_key_may_be_begun_again(repository: Repository) -> Non
 
 async def test_an_answered_key_is_not_forgotten(repository: Repository) -> None:
     await repository.begin_idempotent(call())
-    await repository.finish_idempotent(SESSION, OPERATION, "key", RESPONSE)
+    await repository.finish_idempotent(answer())
 
     await repository.forget_idempotent(SESSION, OPERATION, "key")
 
@@ -405,12 +422,41 @@ async def test_old_keys_and_expired_tokens_are_purged_and_young_ones_kept(
     await repository.begin_idempotent(call("old", created_at=NOW - DAY - timedelta(seconds=1)))
     await repository.begin_idempotent(call("young", created_at=NOW - DAY))
 
-    await repository.purge_expired(NOW, DAY)
+    await repository.purge_expired(NOW, keys=DAY, sends=30 * DAY)
 
     assert await repository.begin_idempotent(call("old")) is None
     assert await repository.begin_idempotent(call("young")) is not None
     assert await rotate(repository, b"first") is RotationOutcome.ROTATED
     await repository.add_refresh_token(token(b"expired"))  # the purged one is not in its way
+
+
+async def test_a_key_can_be_looked_up_without_claiming_it(repository: Repository) -> None:
+    absent = await repository.find_idempotent(SESSION, OPERATION, "key")
+    await repository.begin_idempotent(call())
+
+    found = await repository.find_idempotent(SESSION, OPERATION, "key")
+
+    assert absent is None
+    assert found == call()
+    assert await repository.find_idempotent(OTHER, OPERATION, "key") is None
+
+
+async def test_sends_that_ended_long_ago_are_purged_and_unfinished_ones_kept(
+    repository: Repository,
+) -> None:
+    running, recent = OutboxId("msg_running"), OutboxId("msg_recent")
+    for outbox_id in (SEND, running, recent):
+        await repository.record_send(send(outbox_id))
+    for outbox_id, ended in ((SEND, NOW - timedelta(seconds=1)), (recent, NOW)):
+        await repository.settle_send(
+            outbox_id, state=SendState.SENT, result=b"{}", finished_at=ended
+        )
+
+    await repository.purge_expired(NOW + 30 * DAY, keys=DAY, sends=30 * DAY)
+
+    assert await repository.find_send(SESSION, SEND) is None
+    assert await repository.find_send(SESSION, recent) is not None
+    assert await repository.find_send(SESSION, running) is not None
 
 
 # ---- the outbox
@@ -469,8 +515,8 @@ async def test_a_send_and_the_answer_of_its_key_are_settled_together(
     record = call(outbox_id=SEND)
     await repository.begin_idempotent(record, send())
 
-    await repository.settle_idempotent_send(
-        SEND, state=SendState.SENT, result=b"{}", finished_at=NOW, response=RESPONSE
+    await repository.settle_send(
+        SEND, state=SendState.SENT, result=b"{}", finished_at=NOW, answer=answer()
     )
 
     found = await repository.find_send(SESSION, SEND)
@@ -478,6 +524,33 @@ async def test_a_send_and_the_answer_of_its_key_are_settled_together(
     assert found.state is SendState.SENT
     replay = await repository.begin_idempotent(record)
     assert replay == structs.replace(record, response=RESPONSE)
+
+
+async def test_the_result_of_a_sent_message_can_be_completed_with_its_answer(
+    repository: Repository,
+) -> None:
+    await repository.begin_idempotent(call(outbox_id=SEND), send())
+    await settle(repository, SendState.SENT)
+
+    await repository.amend_send(SEND, result=b'{"saved":true}', answer=answer())
+
+    found = await repository.find_send(SESSION, SEND)
+    assert found is not None
+    assert (found.state, found.result) == (SendState.SENT, b'{"saved":true}')
+    replay = await repository.find_idempotent(SESSION, OPERATION, "key")
+    assert replay is not None
+    assert replay.response == RESPONSE
+
+
+async def test_a_send_that_is_not_sent_is_not_amended(repository: Repository) -> None:
+    await repository.record_send(send())
+    await settle(repository, SendState.UNCERTAIN, b"{}")
+
+    await repository.amend_send(SEND, result=b'{"saved":true}')
+
+    found = await repository.find_send(SESSION, SEND)
+    assert found is not None
+    assert found.result == b"{}"
 
 
 async def test_an_interrupted_send_becomes_uncertain_and_a_settled_one_stays(
@@ -507,7 +580,7 @@ async def test_an_interrupted_call_keeps_its_key_only_if_something_may_have_been
     await repository.begin_idempotent(call("not yet", outbox_id=nothing_sent))
     await repository.begin_idempotent(call("no send"))
     await repository.begin_idempotent(call("answered"))
-    await repository.finish_idempotent(SESSION, OPERATION, "answered", RESPONSE)
+    await repository.finish_idempotent(answer("answered"))
 
     await repository.settle_interrupted_sends(NOW)
 

@@ -372,7 +372,7 @@ async def test_a_key_whose_send_came_to_nothing_may_be_used_again(
     scripted: Mailbox, smtp_server: ScriptedSmtp
 ) -> None:
     scripted.client.headers["Idempotency-Key"] = "again"
-    smtp_server.on("MAIL", CUT, NORMAL)
+    smtp_server.on("MAIL", CUT, CUT, NORMAL)
     body = {"to": "a@example.org", "body": "x"}
 
     failed = await scripted.post("/api/send", body)

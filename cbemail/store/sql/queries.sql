@@ -1,5 +1,6 @@
 -- Every statement of the service, by name. `$name` is a parameter; a write gives rows only by `returning`.
 -- Writes share a transaction with other callers' writes, so none may rely on being first or alone in it.
+-- One that is named for `each` takes lists, and does for many callers at once what would else be a statement a caller.
 
 -- schema_version --
 select max(version) as version from schema_version
@@ -25,8 +26,8 @@ update session
  where id = $id
 returning id
 
--- set_session_state --
-update session set state = $state where id = $id returning id
+-- mark_stale --
+update session set state = 'credentials_stale' where id = $id and sealed_credentials = $sealed_credentials
 
 -- touch_sessions --
 update session
@@ -101,18 +102,28 @@ delete from outbox_message where finished_at < $before
 -- purge_refresh_tokens --
 delete from refresh_token where expires_at <= $now
 
--- record_send --
+-- record_each_send --
 insert into outbox_message (id, session_id, state, message_id, created_at, finished_at, result)
-select $id, id, $state, $message_id, $created_at, $finished_at, $result from session where id = $session_id
+select send.id, session.id, send.state, message_id, send.created_at, finished_at, result
+  from (select unnest($id::varchar[]) as id, unnest($session_id::varchar[]) as session_id,
+               unnest($state::varchar[]) as state, unnest($message_id::varchar[]) as message_id,
+               unnest($created_at::timestamp[]) as created_at, unnest($finished_at::timestamp[]) as finished_at,
+               unnest($result::blob[]) as result) as send
+  join session on session.id = send.session_id
 returning id
 
--- settle_send --
+-- settle_each_send --
 update outbox_message
-   set state = $state, result = $result, finished_at = $finished_at
- where id = $id and state in ('sending', 'uncertain')
+   set state = settled.state, result = settled.result, finished_at = settled.finished_at
+  from (select unnest($id::varchar[]) as id, unnest($state::varchar[]) as state,
+               unnest($result::blob[]) as result, unnest($finished_at::timestamp[]) as finished_at) as settled
+ where outbox_message.id = settled.id and outbox_message.state in ('sending', 'uncertain')
 
--- amend_send --
-update outbox_message set result = $result where id = $id and state = 'sent'
+-- amend_each_send --
+update outbox_message
+   set result = amended.result
+  from (select unnest($id::varchar[]) as id, unnest($result::blob[]) as result) as amended
+ where outbox_message.id = amended.id and outbox_message.state = 'sent'
 
 -- find_send --
 select * from outbox_message where id = $id and session_id = $session_id

@@ -1,11 +1,11 @@
-"""Work on a folder, at the second try where the first met a connection that was lost, or in no good state.
+"""Work for a session, at the second try where the first met a connection that was lost, or in no good state.
 
 A connection at rest is told little: its server may have restarted, a message may have come that it has not heard of,
 or its folder been deleted and made anew under it.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from cbemail.errors import MessageNotFound, UpstreamUnavailable
@@ -14,16 +14,20 @@ from cbemail.imap.connection import ImapConnection
 from cbemail.imap.messages import select
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import FolderPath
+from cbemail.imap.wire import Command
 
 T = TypeVar("T")
 
 Start = Callable[[ImapConnection, AsyncExitStack], Awaitable[T]]
 
 
+_NOOP = Command("NOOP")
+
+
 async def repeatable(
     pool: ImapPool,
     session_id: SessionId,
-    folder: FolderPath,
+    folder: FolderPath | None,
     work: Callable[[ImapConnection], Awaitable[T]],
 ) -> T:
     """Run ``work`` on a connection that has ``folder`` selected; should it be lost, or not know of the message, once more
@@ -39,11 +43,21 @@ async def repeatable(
         return result
 
 
+def awake(pool: ImapPool, session_id: SessionId) -> AbstractAsyncContextManager[ImapConnection]:
+    """Lend a connection that has just answered, for what must not be done twice and needs no folder selected."""
+
+    async def start(imap: ImapConnection, _: AsyncExitStack) -> ImapConnection:
+        await imap.run_one(_NOOP)
+        return imap
+
+    return begin(pool, session_id, None, start)
+
+
 @asynccontextmanager
 async def begin(
     pool: ImapPool,
     session_id: SessionId,
-    folder: FolderPath,
+    folder: FolderPath | None,
     start: Start[T],
     *,
     anew: bool = False,
@@ -64,7 +78,7 @@ async def begin(
             try:
                 imap = await stack.enter_async_context(pool.lease(session_id, warm))
                 leased = True
-                if warm is None:
+                if warm is None and folder is not None:
                     await select(imap, folder)
                 begun = await start(imap, stack)
             except (UpstreamUnavailable, MessageNotFound) as error:
