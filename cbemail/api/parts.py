@@ -1,5 +1,6 @@
 """`…/{uid}/raw` and `…/{uid}/attachments/{id}`: octets that stream from the mail server to the client."""
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import quote
 
@@ -10,6 +11,11 @@ from starlette.types import Receive, Scope, Send
 
 from cbemail.api.operation import Call
 from cbemail.mailbox.view import PartStream
+
+
+READER_SECONDS = (
+    60.0  # for a client to take what was sent; a slow one takes some of it in that time
+)
 
 
 class PartInFolder(Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,8 +37,11 @@ class Streamed(Response):
             message = {"type": "http.response.start", "status": 200, "headers": []}
             _describe(MutableHeaders(scope=message), part)
             await send(message)
-            async for chunk in part.chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if scope["method"] != "HEAD":
+                async for chunk in part.chunks:
+                    # A client that takes nothing would hold the session's connection for ever.
+                    async with asyncio.timeout(READER_SECONDS):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -220,7 +220,9 @@ class Outbox:
             log.info("%s was not sent: %s", outbox_id, error.code)
             await self._give_up(outbox_id, submission, key)
             raise
-        except Exception:  # a defect of ours: how far the message came is not known, and the row has to say so
+        except (
+            Exception
+        ):  # a defect of ours: how far the message came is not known, and the row has to say so
             result = SendResult(outbox_id, SendState.UNCERTAIN, submission.message_id)
             await self._settle(submission, result, key)
             raise
@@ -295,7 +297,9 @@ class Outbox:
         freed = None if key is None else (submission.session_id, key.operation, key.key)
         await self._settle(submission, result, None, freed=freed)
 
-    def _finished(self, outbox_id: OutboxId, task: asyncio.Task[SendResult | StoredResponse]) -> None:
+    def _finished(
+        self, outbox_id: OutboxId, task: asyncio.Task[SendResult | StoredResponse]
+    ) -> None:
         del self._running[outbox_id]
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(

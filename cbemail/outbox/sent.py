@@ -1,16 +1,17 @@
 """The copy of a sent message in the Sent folder, and the mark on the message it answers."""
 
 import logging
-from collections.abc import Sequence
 
 from msgspec import Struct
 
 from cbemail.errors import CbemailError
 from cbemail.ids import SessionId
+from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
 from cbemail.imap.messages import append, store_flags
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import SEEN, Flag, FolderPath, Uid, UidSet, UidValidity
+from cbemail.imap.repeating import awake, repeatable
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class SentFolder:
             folder = await self._directory.with_role(session_id, "sent")
             if folder is None:
                 return None
-            async with self._pool.lease(session_id) as imap:
+            async with awake(self._pool, session_id) as imap:
                 told = await append(imap, folder, content, flags=[SEEN])
         except CbemailError as error:
             log.warning("a sent message could not be filed in Sent: %s", error.code)
@@ -53,13 +54,12 @@ class SentFolder:
 
     async def mark(self, session_id: SessionId, original: Original) -> None:
         """Flag the original. A folder recreated meanwhile holds another message of that number: left alone."""
-        flags: Sequence[Flag] = [original.flag]
+
+        async def store(imap: ImapConnection) -> None:
+            if imap.selected is not None and imap.selected.uid_validity == original.uid_validity:
+                await store_flags(imap, UidSet([original.uid]), add=[original.flag])
+
         try:
-            async with self._pool.lease(session_id, original.folder) as imap:
-                if (
-                    imap.selected is not None
-                    and imap.selected.uid_validity == original.uid_validity
-                ):
-                    await store_flags(imap, UidSet([original.uid]), add=flags)
+            await repeatable(self._pool, session_id, original.folder, store)
         except CbemailError as error:
             log.warning("the original of a reply could not be flagged: %s", error.code)
