@@ -73,7 +73,9 @@ def session_in_path(request: Request[Any], services: Services) -> SessionRecord:
     if caller.session_id is not None and caller.session_id != session_id:
         raise SessionNotFound("There is no such session.")
     session = services.sessions.require(session_id)
-    if caller.session_id is not None:  # a service that looks after sessions does not keep them alive by it
+    if (
+        caller.session_id is not None
+    ):  # a service that looks after sessions does not keep them alive by it
         services.sessions.touch(session_id)
     return session
 

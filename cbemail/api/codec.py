@@ -93,6 +93,7 @@ def decode_json(data: bytes, decoder: Decoder[T]) -> T:
 
 
 _AT = re.compile(r"^(?P<what>.*?) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
+_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 
 
@@ -105,6 +106,9 @@ def invalid(message: str) -> InvalidRequest:
     match = _AT.match(message)
     what, path = (match["what"], match["path"]) if match else (message, "")
     steps = [step["name"] or step["index"].replace("...", "*") for step in _STEP.finditer(path)]
+    field = _FIELD.search(what)
+    if field is not None:
+        steps.append(field["name"])
     pointer = "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
     return InvalidRequest.at(pointer, what.replace("`", "").rstrip(".") + ".")
 

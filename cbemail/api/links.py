@@ -5,6 +5,15 @@ from urllib.parse import quote
 from cbemail.imap.protocol import FolderPath, Uid
 
 
+def message_url(folder: FolderPath, uid: Uid) -> str:
+    """Where a message can be fetched.
+
+    >>> message_url(FolderPath("Drafts"), Uid(7))
+    '/api/mailbox/messages/7?folder=Drafts'
+    """
+    return f"/api/mailbox/messages/{uid}?folder={quote(folder, safe='')}"
+
+
 def part_url(folder: FolderPath, uid: Uid, part_id: str, _content_id: str) -> str:
     """Where a part can be fetched: what a ``cid:`` in a message's HTML becomes.
 

@@ -1,6 +1,6 @@
 """`/api/mailbox/messages`: listing, reading and changing single messages."""
 
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -80,12 +80,17 @@ class ListMessages(Struct, frozen=True, forbid_unknown_fields=True, rename={"fro
 
 
 def _day(value: str | None, name: str) -> date | None:
-    """A date, or the date of a time: IMAP searches by the day (RFC 9051 section 6.4.4)."""
+    """A date. Of a time, the day (UTC) that leaves out nothing that was meant: IMAP searches by the day (RFC 9051
+    section 6.4.4)."""
     if value is None:
         return None
     try:
-        return date.fromisoformat(value[:10] if value[10:11] in {"T", "t", " "} else value)
-    except ValueError as exc:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC)
+        within_day = name == "before" and moment.time() != time.min
+        return moment.date() + timedelta(days=within_day)
+    except (ValueError, OverflowError) as exc:
         raise InvalidRequest.at(f"#/{name}", "Write a date as 2026-01-31.") from exc
 
 

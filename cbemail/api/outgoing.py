@@ -47,7 +47,7 @@ class AddressInput(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 OneAddress = str | AddressInput
-Addresses = str | AddressInput | list[str | AddressInput]
+Addresses = str | AddressInput | list[str | AddressInput] | None
 
 
 class AttachmentInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,12 +133,15 @@ async def prepare(call: Call[Any, OutgoingMessage], *, keep_bcc: bool = False) -
     if body.reply is not None:
         draft, original = await _answer(call, body.reply, draft)
     composed = await _compose(draft, keep_bcc=keep_bcc)
-    limit = call.services.settings.max_message_mb * 1024 * 1024
-    if len(composed.content) > limit:
-        raise PayloadTooLarge(
-            f"The message is {len(composed.content)} octets, and may have {limit}."
-        )
+    require_size(call.services, composed.content)
     return Prepared(sender, _distinct([*draft.to, *draft.cc, *draft.bcc]), composed, original)
+
+
+def require_size(services: Services, content: bytes) -> None:
+    """A message of at most MAX_MESSAGE_MB; PayloadTooLarge otherwise."""
+    limit = services.settings.max_message_mb * 1024 * 1024
+    if len(content) > limit:
+        raise PayloadTooLarge(f"The message is {len(content)} octets, and may have {limit}.")
 
 
 async def _compose(draft: Draft, *, keep_bcc: bool) -> Composed:
@@ -173,6 +176,8 @@ def _address(value: OneAddress, pointer: str) -> Address:
 
 
 def _addresses(value: Addresses, name: str) -> list[Address]:
+    if value is None:
+        return []
     if not isinstance(value, list):
         return [_address(value, f"#/{name}")]
     if len(value) > MAX_RECIPIENTS:

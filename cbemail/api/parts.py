@@ -12,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 from cbemail.api.operation import Call
 from cbemail.mailbox.view import PartStream
 
-
 READER_SECONDS = (
     60.0  # for a client to take what was sent; a slow one takes some of it in that time
 )
@@ -46,8 +45,7 @@ class Streamed(Response):
 
 
 def _describe(headers: MutableHeaders, part: PartStream) -> None:
-    charset = f"; charset={part.charset}" if part.charset is not None else ""
-    headers["Content-Type"] = part.content_type + charset
+    headers["Content-Type"] = part.content_type
     headers["Content-Disposition"] = content_disposition(part.filename)
     headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
     if part.size is not None:

@@ -8,8 +8,9 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from cbemail.api.codec import decode_json, json_response, media_type
+from cbemail.api.links import message_url
 from cbemail.api.operation import Call, Raw
-from cbemail.api.outgoing import OutgoingMessage, prepare
+from cbemail.api.outgoing import OutgoingMessage, prepare, require_size
 from cbemail.errors import InvalidRequest, UnsupportedMediaType
 from cbemail.ids import OutboxId
 from cbemail.imap.protocol import DRAFT, Flag
@@ -119,6 +120,7 @@ async def append_message(call: Call[AppendMessage, Raw]) -> Response:
     given = media_type(call.request)
     if given == "message/rfc822":
         content = _crlf(call.body.data)
+        require_size(call.services, content)
     elif given == "application/json":
         message = decode_json(call.body.data, _outgoing)
         draft = Call(call.request, call.services, call.session, None, message)
@@ -129,7 +131,7 @@ async def append_message(call: Call[AppendMessage, Raw]) -> Response:
     place = await call.services.actions.append(
         call.session.id, call.query.folder, content, flags=flags
     )
-    location = f"/api/mailbox/messages/{place.uid}" if place.uid is not None else None
+    location = message_url(place.folder, place.uid) if place.uid is not None else None
     return json_response(place, 201, {"Location": location} if location else None)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
 from aioimaplib import aioimaplib
 from msgspec import Struct
@@ -33,6 +33,8 @@ from cbemail.imap.wire import Command, encode
 from cbemail.timing import spent_on
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 COMMAND_SECONDS = 30.0  # for one answer; nothing we ask takes a healthy server longer
 SECONDS_PER_OCTET = 1 / 65_536  # and on top of it: a link of 64 KB/s is slow, below that it is dead
@@ -64,6 +66,17 @@ class Completion(Struct, frozen=True):
 
     def untagged(self, name: str) -> list[Untagged]:
         return [r for r in self.responses if isinstance(r, Untagged) and r.name == name]
+
+    def read(self, name: str, reader: Callable[[Untagged], T]) -> list[T]:
+        """What ``reader`` makes of every untagged ``name``. One it cannot read is the server's fault."""
+        try:
+            return [reader(response) for response in self.untagged(name)]
+        except ImapSyntaxError as exc:
+            raise UpstreamError(
+                f"The mail server's answer to {self.command.name} cannot be understood.",
+                protocol="imap",
+                command=self.command.name,
+            ) from exc
 
     def code(self, name: str) -> bytes | None:
         """The arguments of response code ``name``, tagged or not (a COPYUID for MOVE comes untagged, RFC 6851)."""
@@ -186,6 +199,9 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
     def __init__(self) -> None:
         super().__init__(asyncio.get_running_loop())
         self.capabilities: frozenset[str] = frozenset()
+        self.account = (
+            ""  # whose mailbox it is: what must not be done to one twice at once goes by this
+        )
         self.selected: SelectData | None = None
         self.spellings: dict[FolderPath, bytes] = {}  # where not modified UTF-7, see `naming`
         self.broken = False
@@ -206,6 +222,11 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
     def usable(self) -> bool:
         """Alive, and between commands: the next one will get its own answer."""
         return not self.broken and self._flight is None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing has been said behind the last answer, not even in part."""
+        return not self._said_since_answer and self._framer.empty
 
     # ---- asking
 
@@ -308,30 +329,6 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
                 return  # refused: its completion says so
         self.transport.write(pieces[-1])
         await self._writable.wait()
-
-    # ---- TLS
-
-    async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
-        """Go on in TLS, after the OK to STARTTLS (RFC 9051 6.2.1), as if nothing had been said before.
-
-        Whatever stands behind that OK in the clear may be anybody's, and was put there to be believed after the
-        handshake: it ends the connection.
-
-        Raises:
-            UpstreamError: there was something.
-            UpstreamUnavailable: the connection was lost.
-            OSError: the handshake failed.
-        """
-        if self._said_since_answer or not self._framer.empty:
-            self._fail_protocol("spoke out of turn when TLS was due")
-        if self._failure is not None:
-            raise self._failure
-        self.capabilities = frozenset()
-        upgrade = self.loop.start_tls(self.transport, self, context, server_hostname=server_name)
-        transport: asyncio.Transport | None = await upgrade
-        if transport is None:  # lost in the handshake, for no reason that asyncio knows
-            raise lost()
-        self.transport = transport
 
     # ---- the end
 

@@ -80,12 +80,6 @@ class FolderDirectory:
             self.learn(session_id, listing)
         return known
 
-    def shown_within(self, session_id: SessionId, path: FolderPath) -> list[FolderPath]:
-        """``path``, and the folders below it of which the client has named messages."""
-        known = self._of(session_id)
-        below = [p for p in known.shown if known.delimiter and p.startswith(path + known.delimiter)]
-        return [path, *below]
-
     def learn(self, session_id: SessionId, listing: Listing) -> None:
         """Take the roles from a listing that was made anyway."""
         known = self._of(session_id)

@@ -47,7 +47,7 @@ async def list_folders(connection: ImapConnection, *, counts: bool) -> Listing:
     learn_spellings(connection, folders)
     if counts:
         missing = [f for f in folders if selectable(f) and f.path not in status]
-        status |= await _ask_status(connection, missing)
+        status |= await ask_status(connection, missing)
     return Listing(tuple(folders), subscribed, status)
 
 
@@ -57,15 +57,15 @@ def selectable(folder: ListData) -> bool:
 
 def _listed(completion: Completion, name: str) -> list[ListData]:
     """Each path once: some servers list INBOX twice, under two namespaces."""
-    by_path = {folder.path: folder for folder in map(list_data, completion.untagged(name))}
+    by_path = {folder.path: folder for folder in completion.read(name, list_data)}
     return list(by_path.values())
 
 
 def _status(completion: Completion) -> dict[FolderPath, StatusData]:
-    return {told.path: told for told in map(status_data, completion.untagged("STATUS"))}
+    return {told.path: told for told in completion.read("STATUS", status_data)}
 
 
-async def _ask_status(
+async def ask_status(
     connection: ImapConnection, folders: Sequence[ListData]
 ) -> dict[FolderPath, StatusData]:
     """STATUS of each. One that is refused (deleted meanwhile, no permission) is left out, and fails no other; so is one

@@ -36,6 +36,7 @@ async def open_imap(server: MailServer, secret: Secret, hosts: MailHosts) -> Ima
         UpstreamError: it is no IMAP server, its certificate is not good, or it does not offer what is required.
     """
     connection = await _connect(server, hosts)
+    connection.account = f"{server.username}@{server.host}"
     try:
         greeting = await _greeting(connection)
         if server.security is Security.STARTTLS:
@@ -64,11 +65,8 @@ async def _connect(server: MailServer, hosts: MailHosts) -> ImapConnection:
                     ssl=hosts.tls if implicit else None,
                     server_hostname=server.host if implicit else None,
                 )
-    except BaseException as exc:
-        sock.close()
-        if isinstance(exc, OSError):  # TimeoutError and ssl.SSLError among them
-            raise _tls_failure(exc) from exc
-        raise
+    except OSError as exc:  # TimeoutError and ssl.SSLError among them
+        raise _tls_failure(exc) from exc
     return connection
 
 
@@ -113,12 +111,35 @@ async def _start_tls(
         raise UpstreamError(
             "The IMAP server does not offer STARTTLS.", protocol="imap", command="STARTTLS"
         )
+    await upgrade(connection, hosts.tls, server.host)
+
+
+async def upgrade(connection: ImapConnection, context: ssl.SSLContext, server_name: str) -> None:
+    """Go on in TLS, after the OK to STARTTLS, as if nothing had been said before.
+
+    Whatever stands behind that OK in the clear may be anybody's, and was put there to be believed after the handshake:
+    it ends the connection.
+
+    Raises:
+        UpstreamError: there was something, or the handshake failed.
+        UpstreamUnavailable, UpstreamTimeout: the connection was lost, or the server is silent.
+    """
+    if not connection.is_quiet:
+        raise UpstreamError("The IMAP server spoke out of turn when TLS was due.", protocol="imap")
+    if connection.broken:
+        raise lost()
+    connection.capabilities = frozenset()
     try:
         with spent_on("imap"):
             async with asyncio.timeout(TLS_SECONDS):
-                await connection.start_tls(hosts.tls, server.host)
+                transport: asyncio.Transport | None = await connection.loop.start_tls(
+                    connection.transport, connection, context, server_hostname=server_name
+                )
     except OSError as exc:
         raise _tls_failure(exc) from exc
+    if transport is None or connection.broken:  # lost meanwhile, for no reason that asyncio knows
+        raise lost()
+    connection.transport = transport
 
 
 # ---- who we are

@@ -1,8 +1,10 @@
 """What is done with the messages of a selected mailbox: options in, data out (RFC 9051 sections 6.3 and 6.4)."""
 
+import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from msgspec import Struct, structs
 
@@ -171,9 +173,9 @@ def _tells_news(completion: Completion, known: int | None) -> bool:
 
 
 def _found(completion: Completion) -> Found:
-    for response in completion.untagged("ESEARCH"):
-        return Found(tuple(sorted(esearch_data(response).all)))
-    uids = [uid for response in completion.untagged("SEARCH") for uid in search_uids(response)]
+    for data in completion.read("ESEARCH", esearch_data):
+        return Found(tuple(sorted(data.all)))
+    uids = [uid for found in completion.read("SEARCH", search_uids) for uid in found]
     return Found(tuple(UidSet(uids).ranges()) if uids else ())
 
 
@@ -259,7 +261,8 @@ def _store(uids: UidSet, verb: bytes, flags: bytes) -> Command:
 
 async def copy(connection: ImapConnection, uids: UidSet, destination: FolderPath) -> Relocated:
     """UID COPY. A destination that does not exist is a FolderNotFound, never created (RFC 9051 6.4.7)."""
-    return await _relocate(connection, "UID COPY", uids, destination)
+    completion = await _relocate(connection, "UID COPY", uids, destination)
+    return _told(completion) or _untold(await existing(connection, uids))
 
 
 async def existing(connection: ImapConnection, uids: UidSet) -> list[Uid]:
@@ -269,53 +272,63 @@ async def existing(connection: ImapConnection, uids: UidSet) -> list[Uid]:
 
 async def _uids_found(connection: ImapConnection, *keys: bytes) -> list[Uid]:
     completion = await connection.run_one(Command("UID SEARCH", keys))
-    return [Uid(uid) for r in completion.untagged("SEARCH") for uid in search_uids(r)]
+    return [uid for found in completion.read("SEARCH", search_uids) for uid in found]
 
 
 async def move(connection: ImapConnection, uids: UidSet, destination: FolderPath) -> Relocated:
     """UID MOVE (RFC 6851), or where it is missing the COPY, STORE, EXPUNGE it stands for, of these messages only."""
-    if "MOVE" in connection.capabilities:
-        return await _relocate(connection, "UID MOVE", uids, destination)
-    relocated = await copy(connection, uids, destination)
-    if not relocated.known:
-        await expunge(connection, uids)
-    elif (
-        relocated.uids
-    ):  # only what was copied: a message that came back in between stays where it is
-        await expunge(connection, UidSet(relocated.uids))
-    return relocated
+    if "MOVE" not in connection.capabilities:
+        copied = await copy(connection, uids, destination)
+        if (
+            copied.uids
+        ):  # only what was copied: a message that came back in between stays where it is
+            await expunge(connection, UidSet(copied.uids))
+        return copied
+    tells = "UIDPLUS" in connection.capabilities
+    there = list(uids) if tells else await existing(connection, uids)
+    completion = await _relocate(connection, "UID MOVE", uids, destination)
+    left = completion.untagged("EXPUNGE") or completion.untagged("VANISHED")
+    return _told(completion) or _untold(there if left or not tells else [])
 
 
 async def _relocate(
     connection: ImapConnection, verb: str, uids: UidSet, destination: FolderPath
-) -> Relocated:
+) -> Completion:
     completion = await run_naming(
         connection,
         destination,
         lambda name: Command(verb, (str(uids).encode(), name)),
         pointer="#/destination",
     )
-    return _relocated(completion.require_ok(), connection)
+    return completion.require_ok()
 
 
-def _relocated(completion: Completion, connection: ImapConnection) -> Relocated:
-    """What COPYUID tells. MOVE may give it several times, untagged (RFC 6851 4.3). Where the server has UIDPLUS and
-    gives none, nothing was there to be copied."""
-    merged = Relocated(known="UIDPLUS" in connection.capabilities)
+def _told(completion: Completion) -> Relocated | None:
+    """What COPYUID tells; a MOVE may give it several times, untagged (RFC 6851 4.3). None where it tells nothing: the
+    server has no UIDPLUS, or may not say (RFC 4315 section 3), or there was nothing to relocate."""
+    merged: Relocated | None = None
     for response in (*completion.responses, completion.status):
         code = response.code if isinstance(response, StatusResponse) else None
         if code is not None and code.name == "COPYUID":
             told = copyuid(code)
-            known = merged.known and told.known
-            merged = Relocated(known, told.uid_validity, merged.uids | told.uids)
+            if told is None:
+                return None
+            uids = told.uids if merged is None else merged.uids | told.uids
+            merged = Relocated(told.uid_validity, uids)
     return merged
+
+
+def _untold(uids: Iterable[Uid]) -> Relocated:
+    """Relocated, where to is not known."""
+    return Relocated(None, dict.fromkeys(uids))
 
 
 async def expunge(connection: ImapConnection, uids: UidSet) -> list[Uid]:
     """Remove ``uids`` for good, and no other message, though it be flagged ``\\Deleted``; say which were there.
 
     Without UID EXPUNGE (RFC 4315) a plain EXPUNGE would take every deleted message: the mark is taken from the others
-    for that moment. Should we die then, they are kept rather than lost.
+    for that moment, in which no other such EXPUNGE of ours may run in the mailbox. Should we die then, they are kept
+    rather than lost.
     """
     there = await existing(
         connection, uids
@@ -327,13 +340,23 @@ async def expunge(connection: ImapConnection, uids: UidSet) -> list[Uid]:
     if "UIDPLUS" in connection.capabilities:
         completions = await connection.run(mark, Command("UID EXPUNGE", (str(chosen).encode(),)))
     else:
-        others = set(await _uids_found(connection, b"DELETED")) - set(there)
-        await _set_deleted(connection, b"-FLAGS.SILENT", others)
-        completions = await connection.run(mark, _EXPUNGE)
-        await _set_deleted(connection, b"+FLAGS.SILENT", others)
+        async with _alone_in_mailbox(connection):
+            others = set(await _uids_found(connection, b"DELETED")) - set(there)
+            await _set_deleted(connection, b"-FLAGS.SILENT", others)
+            completions = await connection.run(mark, _EXPUNGE)
+            await _set_deleted(connection, b"+FLAGS.SILENT", others)
     for completion in completions:
         completion.require_ok()
     return there
+
+
+_expunging: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+
+def _alone_in_mailbox(connection: ImapConnection) -> asyncio.Lock:
+    """The lock of the selected mailbox, shared by all connections to it, of whatever session."""
+    path = connection.selected.path if connection.selected is not None else ""
+    return _expunging.setdefault((connection.account, path), asyncio.Lock())
 
 
 async def _set_deleted(connection: ImapConnection, verb: bytes, uids: Iterable[Uid]) -> None:

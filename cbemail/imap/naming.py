@@ -29,7 +29,7 @@ async def run_naming(
     if completion.ok or path in known or not _has_more_than_one(path):
         return completion
     listed = await connection.run_one(_LIST_ALL)
-    learn_spellings(connection, map(list_data, listed.untagged("LIST")))
+    learn_spellings(connection, listed.read("LIST", list_data))
     if path in known:
         (completion,) = await connection.run(command(mailbox(path, known[path])))
     return completion

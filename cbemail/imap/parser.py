@@ -216,21 +216,21 @@ def esearch_data(untagged: Untagged) -> ESearchData:
     return ESearchData(tag, uid, lowest, highest, count, found)
 
 
-def copyuid(code: ResponseCode) -> Relocated:
-    """Read COPYUID. What does not add up tells us nothing, and is ``known=False``."""
+def copyuid(code: ResponseCode) -> Relocated | None:
+    """Read COPYUID. What does not add up tells us nothing, and is None."""
     fields = code.arguments.split()
     if code.name != "COPYUID" or len(fields) != 3:
-        return Relocated(known=False)
+        return None
     try:
         validity = read_number(fields[0])
         sources, destinations = read_ranges(fields[1]), read_ranges(fields[2])
     except ImapSyntaxError:
-        return Relocated(known=False)
+        return None
     count = _count(sources)
     if count != _count(destinations) or count > MAX_RELOCATED:
-        return Relocated(known=False)
+        return None
     pairs = zip(_expanded(sources), _expanded(destinations), strict=True)
-    return Relocated(known=True, uid_validity=UidValidity(validity), uids=dict(pairs))
+    return Relocated(UidValidity(validity), dict(pairs))
 
 
 def appenduid(code: ResponseCode) -> Appended:

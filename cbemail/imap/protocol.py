@@ -190,14 +190,11 @@ class FetchData(Struct, frozen=True):
 
 
 class Relocated(Struct, frozen=True):
-    """What COPYUID (RFC 4315) told of a copy or move: source UID -> UID in the destination.
+    """The messages that a copy or move has taken: source UID -> UID in the destination, as COPYUID (RFC 4315) told, or
+    None where the server does not tell."""
 
-    ``known`` is False where the server has no UIDPLUS: then the messages may well have gone, unseen by us.
-    """
-
-    known: bool
     uid_validity: UidValidity | None = None
-    uids: dict[Uid, Uid] = {}
+    uids: dict[Uid, Uid | None] = {}
 
 
 class Appended(Struct, frozen=True):

@@ -12,7 +12,7 @@ from cbemail.errors import InvalidRequest, MessageNotFound
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import append, chunks, copy, existing, expunge, move, store_flags
+from cbemail.imap.messages import append, chunks, copy, expunge, move, store_flags
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import (
     ANSWERED,
@@ -153,7 +153,7 @@ class MailboxActions:
         destination = await self._directory.resolve(session_id, destination_name)
         _require_another(folder, destination)
         async with self._changing(session_id, folder, [uid]) as imap:
-            told = await _relocate(imap, [uid], destination, keep=False)
+            told = await move(imap, UidSet([uid]), destination)
         return _place(told, uid, folder, destination)
 
     async def copy(
@@ -163,7 +163,7 @@ class MailboxActions:
         folder = await self._directory.resolve(session_id, folder_name)
         destination = await self._directory.resolve(session_id, destination_name)
         async with self._changing(session_id, folder, [uid]) as imap:
-            told = await _relocate(imap, [uid], destination, keep=True)
+            told = await copy(imap, UidSet([uid]), destination)
         return _place(told, uid, folder, destination)
 
     async def delete(
@@ -177,7 +177,7 @@ class MailboxActions:
                 if uid not in await expunge(imap, UidSet([uid])):
                     raise _no_message(uid, folder)
                 return Deleted(Deletion.EXPUNGED, None, None)
-            told = await _relocate(imap, [uid], trash, keep=False)
+            told = await move(imap, UidSet([uid]), trash)
         place = _place(told, uid, folder, trash)
         return Deleted(Deletion.TRASHED, place.folder, place.uid)
 
@@ -272,24 +272,10 @@ class MailboxActions:
 Chosen = Sequence[Uid] | SearchFilter  # messages by UID, or all that fit a filter
 
 
-async def _relocate(
-    imap: ImapConnection, uids: Sequence[Uid], destination: FolderPath, *, keep: bool
-) -> Relocated:
-    """Move or copy. Where the server will not tell what went (no UIDPLUS), what is there is asked for first."""
-    chosen = UidSet(uids)
-    if "UIDPLUS" in imap.capabilities:
-        return await (copy if keep else move)(imap, chosen, destination)
-    there = await existing(imap, chosen)
-    if not there:
-        return Relocated(known=True)
-    told = await (copy if keep else move)(imap, UidSet(there), destination)
-    return told if told.uids else Relocated(known=False, uids=dict.fromkeys(there, Uid(0)))
-
-
 def _place(told: Relocated, uid: Uid, folder: FolderPath, destination: FolderPath) -> Place:
     if uid not in told.uids:
         raise _no_message(uid, folder)
-    return Place(destination, told.uids[uid] or None, told.uid_validity)
+    return Place(destination, told.uids[uid], told.uid_validity)
 
 
 async def _bulk_relocate(
@@ -297,8 +283,8 @@ async def _bulk_relocate(
 ) -> BulkAnswer:
     done: list[BulkResult] = []
     for chunk in chunks(uids):
-        told = await _relocate(imap, list(chunk), destination, keep=keep)
-        done += [BulkResult(uid, new or None) for uid, new in told.uids.items()]
+        told = await (copy if keep else move)(imap, chunk, destination)
+        done += [BulkResult(uid, new) for uid, new in told.uids.items()]
     return _bulk_answer(uids, done)
 
 

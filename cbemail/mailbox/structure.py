@@ -9,6 +9,7 @@ from msgspec import Struct
 from cbemail.imap.protocol import Part
 from cbemail.mime.headers import decode_parameter
 
+MAX_PARAMETERS = 4  # of a Content-Type that are handed on; a sender may have made thousands
 MAX_BODY_PARTS = 32  # text parts shown as one body; a message of more is no letter, and they are attachments then
 
 
@@ -144,7 +145,7 @@ def part_filename(part: Part) -> str | None:
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]{1,127}")  # RFC 2045 section 5.1
 
 
-def part_content_type(part: Part) -> str:
+def part_media_type(part: Part) -> str:
     """``type/subtype``. A sender may have written anything there, and it goes into a header of ours: what is no pair
     of tokens is just octets."""
     if _TOKEN.fullmatch(part.type) and _TOKEN.fullmatch(part.subtype):
@@ -152,7 +153,14 @@ def part_content_type(part: Part) -> str:
     return "application/octet-stream"
 
 
-def part_charset(part: Part) -> str | None:
-    """The charset a text part says it is in, if that is a token."""
-    charset = part.parameters.get("charset", b"").decode("ascii", "replace")
-    return charset if part.type == "text" and _TOKEN.fullmatch(charset) else None
+def part_content_type(part: Part) -> str:
+    """The media type with its parameters (the ``charset`` of a text, the ``method`` of an invitation), but for the file
+    name, which has its own place, and what is no token."""
+    parameters = [
+        f"; {name}={value}"
+        for name, octets in part.parameters.items()
+        if not name.startswith("name")
+        and _TOKEN.fullmatch(name)
+        and _TOKEN.fullmatch(value := octets.decode("ascii", "replace"))
+    ]
+    return part_media_type(part) + "".join(parameters[:MAX_PARAMETERS])

@@ -16,7 +16,7 @@ from cbemail.imap.protocol import (
     Part,
     Uid,
 )
-from cbemail.mailbox.structure import Layout, lay_out, part_content_type, part_filename
+from cbemail.mailbox.structure import Layout, lay_out, part_filename, part_media_type
 from cbemail.mime.address import Address
 from cbemail.mime.headers import SummaryHeaders, read_summary_headers, safe_filename
 from cbemail.mime.words import decode_text
@@ -132,7 +132,7 @@ def describe(part: Part, *, inline: bool) -> AttachmentInfo:
     return AttachmentInfo(
         id=part.id,
         filename=safe_filename(filename, fallback="attachment") if filename else None,
-        content_type=part_content_type(part),
+        content_type=part_media_type(part),
         size=decoded_size(part),
         inline=inline,
         content_id=decode_text(part.content_id).strip("<> ") if part.content_id else None,

@@ -38,7 +38,6 @@ from cbemail.mailbox.finding import find
 from cbemail.mailbox.structure import (
     Layout,
     lay_out,
-    part_charset,
     part_content_type,
     part_filename,
 )
@@ -121,21 +120,22 @@ class HeaderLine(Struct, frozen=True):
 
 
 class Message(Summary, frozen=True, rename={"from_": "from"}):
-    """A message in full: its summary, bodies and header. ``html`` is None where there is none."""
+    """A message in full: its summary, bodies and header. ``html`` is None where there is none; ``truncated`` tells that
+    a body is longer than what is shown of it (`raw` has it all)."""
 
     text: str | None
     html: str | None
     headers: list[HeaderLine]
     references: list[str]
     uid_validity: UidValidity
+    truncated: bool
 
 
 class PartStream(Struct, frozen=True):
-    """Octets on their way. ``charset`` is a text part's; ``size`` is None where it is not known before the end."""
+    """Octets on their way. ``size`` is None where it is not known before the end."""
 
     filename: str
     content_type: str
-    charset: str | None
     size: int | None
     chunks: AsyncIterator[bytes]
 
@@ -264,7 +264,7 @@ class MailboxView:
             if uid not in await fetch(imap, [uid], b"RFC822.SIZE"):  # while it is still early
                 raise MessageNotFound(f"There is no message {uid} in {folder}.")
             size, octets = await _stream(imap, stack, folder, uid, "")
-            return PartStream(f"{uid}.eml", "message/rfc822", None, size, octets)
+            return PartStream(f"{uid}.eml", "message/rfc822", size, octets)
 
         async with begin(self._pool, session_id, folder, start) as part:
             yield part
@@ -288,7 +288,6 @@ class MailboxView:
             return PartStream(
                 filename=safe_filename(part_filename(part), fallback=_fallback_name(part)),
                 content_type=part_content_type(part),
-                charset=part_charset(part),
                 size=None,
                 chunks=_decoded(octets, part.encoding),
             )
@@ -319,6 +318,10 @@ def _message(found: _Read, cid_urls: Mapping[str, str], *, raw_html: bool) -> Me
         headers=[HeaderLine(f.name, decode_text(f.value)) for f in read_header_block(block)],
         references=headers.references,
         uid_validity=found.uid_validity,
+        truncated=any(
+            len(found.sections.get(part.id, b"")) < part.size
+            for part in (*found.layout.text, *found.layout.html)
+        ),
     )
 
 

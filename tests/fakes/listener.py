@@ -101,5 +101,7 @@ class Listener:
                 writer.transport.abort()
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        del self._open[task]
+        writer = self._open.pop(task)
+        if task.cancelled():  # perhaps before it began, and so without having closed anything
+            writer.transport.abort()
         self._ended.append(task)

@@ -465,7 +465,7 @@ async def test_a_client_that_hangs_up_does_not_stop_a_message_on_its_way(
             "#/attachments/0/content_id",
         ),
         ({"attachments": [{"filename": "a", "content": "not base64!"}]}, "#/attachments/0/content"),
-        ({"bodi": "typo"}, "#"),
+        ({"bodi": "typo"}, "#/bodi"),
         ({"text": "given twice"}, "#/text"),
         ({"send_at": "2030-01-01T00:00:00Z"}, None),
     ],

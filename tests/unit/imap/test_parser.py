@@ -291,7 +291,7 @@ def test_an_esearch_is_read_without_being_expanded(stream: bytes, data: ESearchD
 def test_copyuid_pairs_sources_with_destinations():
     told = copyuid(ResponseCode("COPYUID", b"38505 304,319:320 3956:3958"))
 
-    assert told == Relocated(True, 38505, {304: 3956, 319: 3957, 320: 3958})  # type: ignore[arg-type,dict-item]  # noqa: FBT003
+    assert told == Relocated(38505, {304: 3956, 319: 3957, 320: 3958})  # type: ignore[arg-type,dict-item]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_copyuid_pairs_sources_with_destinations():
     ],
 )
 def test_a_copyuid_that_does_not_add_up_tells_nothing(arguments: bytes):
-    assert copyuid(ResponseCode("COPYUID", arguments)) == Relocated(known=False)
+    assert copyuid(ResponseCode("COPYUID", arguments)) is None
 
 
 def test_appenduid_tells_the_uid_of_one_message():

@@ -16,6 +16,7 @@ from cbemail.ids import OutboxId, SessionId
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.records import (
     IdempotencyRecord,
+    IdempotentAnswer,
     OutboxRecord,
     RefreshTokenRecord,
     SendState,
@@ -73,9 +74,9 @@ async def write_for_ever(repository: Repository, teller: Teller, caller: str) ->
             await repository.forget_idempotent(SESSION, OPERATION, key)
             await repository.begin_idempotent(call(key))
         if number % 2 == 0:
-            await repository.settle_idempotent_send(
-                call(key).outbox_id or OutboxId(""),
-                state=SendState.SENT, result=b"{}", finished_at=NOW, response=RESPONSE,
+            await repository.settle_send(
+                OutboxId("msg_" + key), state=SendState.SENT, result=b"{}", finished_at=NOW,
+                answer=IdempotentAnswer(SESSION, OPERATION, key, RESPONSE),
             )  # fmt: skip
             teller.tell("settled", key)
 
