@@ -44,6 +44,9 @@ _NOOP = Command("NOOP")
 _EXPUNGE = Command("EXPUNGE")
 _DELETED = flag_list([DELETED])
 
+EXPUNGES = (
+    3  # tries of a plain EXPUNGE; a server busy with another's leaves a message behind now and then
+)
 SEARCHES = (
     3  # of a mailbox that changes while it is searched; then the last answer is as good as any
 )
@@ -330,24 +333,46 @@ async def expunge(connection: ImapConnection, uids: UidSet) -> list[Uid]:
     for that moment, in which no other such EXPUNGE of ours may run in the mailbox. Should we die then, they are kept
     rather than lost.
     """
-    there = await existing(
-        connection, uids
-    )  # asked first: neither STORE nor EXPUNGE tells for sure
+    if "UIDPLUS" in connection.capabilities:
+        return await _uid_expunge(connection, uids)
+    there = await existing(connection, uids)
     if not there:
         return []
-    chosen = UidSet(there)
-    mark = _store(chosen, b"+FLAGS.SILENT", _DELETED)
-    if "UIDPLUS" in connection.capabilities:
-        completions = await connection.run(mark, Command("UID EXPUNGE", (str(chosen).encode(),)))
-    else:
-        async with _alone_in_mailbox(connection):
-            others = set(await _uids_found(connection, b"DELETED")) - set(there)
-            await _set_deleted(connection, b"-FLAGS.SILENT", others)
-            completions = await connection.run(mark, _EXPUNGE)
-            await _set_deleted(connection, b"+FLAGS.SILENT", others)
+    async with _alone_in_mailbox(connection):
+        left = there
+        for _ in range(EXPUNGES):
+            await _expunge_only(connection, UidSet(left))
+            left = await existing(connection, UidSet(left))
+            if not left:
+                return there
+    raise UpstreamError(
+        "The mail server did not remove what it was told to remove.",
+        protocol="imap",
+        command="EXPUNGE",
+    )
+
+
+async def _uid_expunge(connection: ImapConnection, uids: UidSet) -> list[Uid]:
+    """In one flight, the question first which are there: neither STORE nor EXPUNGE tells that for sure."""
+    chosen = str(uids).encode()
+    completions = await connection.run(
+        Command("UID SEARCH", (b"UID", chosen)),
+        _store(uids, b"+FLAGS.SILENT", _DELETED),
+        Command("UID EXPUNGE", (chosen,)),
+    )
     for completion in completions:
         completion.require_ok()
-    return there
+    return [uid for found in completions[0].read("SEARCH", search_uids) for uid in found]
+
+
+async def _expunge_only(connection: ImapConnection, uids: UidSet) -> None:
+    await connection.run_one(_NOOP)  # marks made over another connection may be news to this one
+    others = set(await _uids_found(connection, b"DELETED")) - set(uids)
+    await _set_deleted(connection, b"-FLAGS.SILENT", others)
+    completions = await connection.run(_store(uids, b"+FLAGS.SILENT", _DELETED), _EXPUNGE)
+    await _set_deleted(connection, b"+FLAGS.SILENT", others)
+    for completion in completions:
+        completion.require_ok()
 
 
 _expunging: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()

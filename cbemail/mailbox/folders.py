@@ -4,7 +4,7 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from cbemail.errors import FolderNotFound, FolderProtected, InvalidRequest
+from cbemail.errors import FolderExists, FolderNotFound, FolderProtected, InvalidRequest
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import SPECIAL_USE, FolderDirectory
@@ -74,6 +74,10 @@ class MailboxFolders:
     async def create(self, session_id: SessionId, name: str) -> Folder:
         """Make a folder. Levels are separated as the server does, or by ``/``, whatever the server's delimiter is."""
         path = await self._own_path(session_id, name)
+        if (
+            path.upper() == INBOX
+        ):  # RFC 9051 section 6.3.4, which Dovecot forgets as long as it is empty
+            raise FolderExists("INBOX always exists.")
         async with awake(self._pool, session_id) as imap:
             await create_folder(imap, path)
         self._directory.changed(session_id)

@@ -110,7 +110,9 @@ async def client(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def credentials(user: str, dovecot: Dovecot, smtp_port: int, security: str = "tls") -> dict[str, Any]:
+def credentials(
+    user: str, dovecot: Dovecot, smtp_port: int, security: str = "tls"
+) -> dict[str, Any]:
     """The body of `POST /api/sessions` for a test user."""
     return {
         "email": user,

@@ -257,7 +257,7 @@ async def test_folders_that_are_not_there_are_404s_and_change_nothing(box: Box) 
 
 
 BAD: dict[str, tuple[object, list[str]]] = {
-    "nothing": ({}, ["#"]),
+    "nothing": ({}, ["#/action"]),
     "no messages": ({"action": "delete"}, []),
     "messages twice": ({"action": "delete", "uids": [1], "filter": {}}, []),
     "an empty list": ({"action": "delete", "uids": []}, ["#/uids"]),
@@ -266,10 +266,10 @@ BAD: dict[str, tuple[object, list[str]]] = {
     "a negative UID": ({"action": "delete", "uids": [-1]}, ["#/uids/0"]),
     "a UID that is text": ({"action": "delete", "uids": ["1"]}, ["#/uids/0"]),
     "a set": ({"action": "delete", "uids": "1:*"}, ["#/uids"]),
-    "no action": ({"uids": [1]}, ["#"]),
+    "no action": ({"uids": [1]}, ["#/action"]),
     "an unknown action": ({"action": "burn", "uids": [1]}, ["#/action"]),
-    "an unknown field": ({"action": "delete", "uids": [1], "forever": True}, ["#"]),
-    "an unknown filter": ({"action": "delete", "filter": {"colour": "red"}}, ["#/filter"]),
+    "an unknown field": ({"action": "delete", "uids": [1], "forever": True}, ["#/forever"]),
+    "an unknown filter": ({"action": "delete", "filter": {"colour": "red"}}, ["#/filter/colour"]),
     "a wrong filter": ({"action": "delete", "filter": {"larger": -1}}, ["#/larger"]),
     "a wrong query": ({"action": "delete", "filter": {"q": 'a"'}}, ["#/q"]),
     "no destination": ({"action": "move", "uids": [1]}, ["#/destination"]),

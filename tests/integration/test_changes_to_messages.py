@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from email import message_from_bytes
 from pathlib import Path
@@ -118,7 +119,7 @@ BAD_MARKS: dict[str, tuple[object, list[str]]] = {
     "too many flags": ({"add_flags": [f"f{n}" for n in range(21)]}, ["#/add_flags"]),
     "no boolean": ({"read": "yes"}, ["#/read"]),
     "no list": ({"add_flags": "x"}, ["#/add_flags"]),
-    "an unknown field": ({"read": True, "seen": True}, ["#"]),
+    "an unknown field": ({"read": True, "seen": True}, ["#/seen"]),
     "a list for a body": ([], ["#"]),
 }
 
@@ -310,6 +311,21 @@ async def test_deleting_for_good_takes_no_other_message_along(box: Box) -> None:
 
     assert box.subjects() == ["marked 1", "marked 2", "stays"]
     assert [box.flags(uid) for uid in (1, 2, 4)] == [{"\\Deleted"}, {"\\Deleted"}, set()]
+
+
+async def test_deleting_side_by_side_takes_no_other_message_along(box: Box) -> None:
+    """A plain EXPUNGE, where there is no better, must not meet the marks of another request at the same moment."""
+    box.append(letter("marked 1"), letter("marked 2"), flags=["\\Deleted"])
+    for _ in range(5):
+        uids = box.append(*(letter(f"goes {number}") for number in range(8)))
+
+        deleted = await asyncio.gather(
+            *(box.delete(f"{MESSAGES}/{uid}", permanent="true") for uid in uids)
+        )
+
+        assert [response.status_code for response in deleted] == [200] * 8
+        assert box.subjects() == ["marked 1", "marked 2"]
+    assert [box.flags(uid) for uid in (1, 2)] == [{"\\Deleted"}, {"\\Deleted"}]
 
 
 async def test_a_message_already_marked_as_deleted_can_be_deleted_for_good(box: Box) -> None:
@@ -576,6 +592,41 @@ async def test_hundreds_of_other_deleted_messages_fit_into_the_servers_lines(
     assert len(inbox.messages) == 1200
     assert all("\\Deleted" in message.flags for message in inbox.messages)
     assert max(map(len, imap_server.commands)) < 8192
+
+
+@pytest.mark.parametrize("verb", ["move", "copy"])
+async def test_a_server_that_does_not_tell_where_a_message_went_is_believed_that_it_did(
+    imap_server: ScriptedImap, base_url: str, smtp_server: ScriptedSmtp, verb: str
+) -> None:
+    """RFC 4315 section 3: COPYUID may be left out, by a server that has UIDPLUS too."""
+    imap_server.folders["INBOX"].add(letter("one"))
+    imap_server.on("UID COPY", b"{tag} OK copied\r\n")
+    imap_server.on("UID MOVE", b"* 1 EXPUNGE\r\n{tag} OK moved\r\n")
+    async with open_scripted(imap_server, base_url, smtp_server) as mailbox:
+        place = good(await mailbox.post(f"{MESSAGES}/1/{verb}", {"destination": "Sent"}))
+
+    assert place == {"folder": "Sent", "uid": None, "uid_validity": None}
+
+
+async def test_the_location_of_a_stored_message_is_where_it_is(box: Box) -> None:
+    box.append(letter("another message of that number"))
+    stored = await box.post(MESSAGES, {"subject": "mine", "body": "x"}, folder="Drafts")
+
+    found = good(await box.mailbox.client.get(stored.headers["location"]))
+
+    assert found["subject"] == "mine"
+
+
+async def test_a_message_over_the_limit_is_not_stored(box: Box) -> None:
+    raw = letter("big", "x" * 70 + "\r\n" * 2)
+    raw += b"0123456789abcdef\r\n" * (26 * 1024 * 1024 // 18)
+
+    refused = await box.mailbox.client.post(
+        MESSAGES, content=raw, headers={"Content-Type": "message/rfc822"}
+    )
+
+    assert problem(refused)[:2] == (413, "payload-too-large")
+    assert box.subjects() == []
 
 
 # ---- connections that die

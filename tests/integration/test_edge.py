@@ -315,5 +315,5 @@ async def test_every_unknown_field_and_parameter_is_refused(mailbox: Mailbox) ->
 
     sent = await mailbox.post("/api/send", {"to": "ann@example.org", "sender": "x"})
     assert sent.json()["errors"] == [
-        {"pointer": "#", "detail": "Object contains unknown field sender."}
+        {"pointer": "#/sender", "detail": "Object contains unknown field sender."}
     ]

@@ -391,8 +391,8 @@ async def test_a_query_that_is_not_in_the_contract_is_refused_unheard(box: Box) 
         "#/subject": {"subject": ""},
         "#/folder": {"folder": ""},
         "#/folder ": {"folder": "a\r\nb"},
-        "#": {"colour": "red"},
-        "# ": {"uid_below": "7"},
+        "#/colour": {"colour": "red"},
+        "#/uid_below": {"uid_below": "7"},
     }
 
     for pointer, query in bad.items():
@@ -920,3 +920,33 @@ async def test_what_a_server_lacks_is_not_asked_of_it(
     assert message["read"]
     assert raw.content == letter("m2", X_Tag="größe")
     assert imap_server.connections == 1, "a command broke the connection"
+
+
+# ---- servers that cannot be understood
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"* SEARCH x y\r\n",
+        b"* SEARCH 0 4294967296 7\r\n",
+        b'* ESEARCH (TAG "{tag}") UID ALL 1:x,,5\r\n',
+    ],
+)
+async def test_a_search_answered_with_nonsense_is_the_servers_fault(
+    imap_server: ScriptedImap, base_url: str, smtp_server: ScriptedSmtp, answer: bytes
+) -> None:
+    imap_server.on("UID SEARCH", answer + b"{tag} OK\r\n")
+    async with open_scripted(imap_server, base_url, smtp_server) as mailbox:
+        listed = await mailbox.get(MESSAGES)
+
+    assert problem(listed)[:2] == (502, "upstream-error")
+
+
+async def test_a_body_that_is_cut_says_so(box: Box) -> None:
+    whole, cut = box.append(letter("whole"), letter("cut", "0123456789abcdef\r\n" * 100_000))
+
+    shown = [good(await box.get(f"{MESSAGES}/{uid}")) for uid in (whole, cut)]
+
+    assert [message["truncated"] for message in shown] == [False, True]
+    assert 0 < len(shown[1]["text"]) < 1_800_000
