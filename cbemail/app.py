@@ -30,6 +30,7 @@ from cbemail.ids import SessionId
 from cbemail.imap.directory import FolderDirectory
 from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.actions import MailboxActions
+from cbemail.mailbox.cache import SummaryCache
 from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.view import MailboxView
 from cbemail.outbox.outbox import Outbox
@@ -126,7 +127,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(smtp.aclose)
 
     directory = FolderDirectory(imap)
-    sessions.on_end += [imap.close_session, smtp.close_session, directory.forget]
+    cache = SummaryCache()
+    sessions.on_end += [imap.close_session, smtp.close_session, directory.forget, cache.forget]
     outbox = Outbox(repository, smtp, SentFolder(imap, directory), now, render)
     stack.push_async_callback(outbox.drain, DRAIN_SECONDS)
 
@@ -146,7 +148,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
         imap=imap,
         smtp=smtp,
         folders=MailboxFolders(imap, directory),
-        view=MailboxView(imap, directory, now),
+        view=MailboxView(imap, directory, cache, now),
         actions=MailboxActions(imap, directory, now),
         outbox=outbox,
     )

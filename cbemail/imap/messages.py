@@ -135,7 +135,7 @@ async def search(connection: ImapConnection, program: SearchProgram) -> Found:
     while True:
         searches += 1
         known = connection.selected.exists if connection.selected is not None else None
-        completion = await _read(connection, command)
+        (completion,) = await _read(connection, command)
         if completion.status.code is not None and completion.status.code.name == "BADCHARSET":
             raise InvalidRequest("This mail server can search for ASCII text only.")
         completion.require_ok()
@@ -143,8 +143,8 @@ async def search(connection: ImapConnection, program: SearchProgram) -> Found:
             return _found(completion)
 
 
-async def _read(connection: ImapConnection, command: Command) -> Completion:
-    """Run a command that reads, and in the same flight a NOOP: the server's chance to tell what has changed.
+async def _read(connection: ImapConnection, *commands: Command) -> list[Completion]:
+    """Run commands that read, and in the same flight a NOOP: the server's chance to tell what has changed.
 
     Where the mailbox was deleted under the connection, and made anew, Dovecot goes on with the old one, and finds the
     new messages by the old UIDs. It cannot tell of changes then, and says so: an untagged NO is a warning (RFC 9051
@@ -153,8 +153,8 @@ async def _read(connection: ImapConnection, command: Command) -> Completion:
     Raises:
         UpstreamUnavailable: so it was. The mailbox is no longer taken to be selected.
     """
-    completion, _ = await connection.run(command, _NOOP)
-    for response in completion.responses:
+    *completions, noop = await connection.run(*commands, _NOOP)
+    for response in noop.responses:
         if isinstance(response, StatusResponse) and response.status == "NO":
             log.info("IMAP warning: %s", response.text)
             if "internal error" in response.text.casefold():
@@ -162,7 +162,7 @@ async def _read(connection: ImapConnection, command: Command) -> Completion:
                 raise UpstreamUnavailable(
                     "The mail server has lost the folder.", protocol="imap", retry_after=2
                 )
-    return completion
+    return completions
 
 
 def _tells_news(completion: Completion, known: int | None) -> bool:
@@ -190,8 +190,24 @@ async def fetch(
     wanted = sorted(uids)
     for start in range(0, len(wanted), FETCH_ROWS):
         chunk = UidSet(wanted[start : start + FETCH_ROWS])
-        completion = await _read(connection, fetch_command(chunk, items))
+        (completion,) = await _read(connection, fetch_command(chunk, items))
         await _collect(completion.require_ok(), chunk, rows)
+    return rows
+
+
+async def fetch_page(
+    connection: ImapConnection, known: Sequence[Uid], unknown: Sequence[Uid], items: bytes
+) -> dict[Uid, FetchData]:
+    """As `fetch`, for a page of messages, at least one, of which some are ``known`` but for their flags; in one
+    flight."""
+    commands = [
+        fetch_command(UidSet(uids), wanted)
+        for uids, wanted in ((known, b"FLAGS"), (unknown, items))
+        if uids
+    ]
+    completions = [completion.require_ok() for completion in await _read(connection, *commands)]
+    rows: dict[Uid, FetchData] = {}
+    await _collect(completions[-1], [*known, *unknown], rows)  # each has what all were told
     return rows
 
 

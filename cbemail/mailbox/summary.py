@@ -101,6 +101,19 @@ def summarise(row: FetchData, folder: FolderPath) -> Summary | Unreadable:
     return Summary(**summary_fields(row, folder, headers, lay_out(row.body_structure)))
 
 
+def with_flags(summary: Summary, flags: tuple[Flag, ...]) -> Summary:
+    """``summary`` as it is under ``flags``."""
+    now = Flags.of(flags)
+    return structs.replace(
+        summary,
+        flags=now.flags,
+        read=now.read,
+        flagged=now.flagged,
+        answered=now.answered,
+        draft=now.draft,
+    )
+
+
 def summary_fields(
     row: FetchData, folder: FolderPath, headers: SummaryHeaders, layout: Layout
 ) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from cbemail.errors import (
 from cbemail.ids import SessionId
 from cbemail.imap.connection import Completion, ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import fetch, fetch_command, store_flags
+from cbemail.imap.messages import fetch, fetch_command, fetch_page, store_flags
 from cbemail.imap.parser import fetch_data
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import (
@@ -34,6 +34,7 @@ from cbemail.imap.protocol import (
 from cbemail.imap.repeating import begin, repeatable
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.body import BODY_OCTETS, Body, read_body
+from cbemail.mailbox.cache import Shelf, SummaryCache
 from cbemail.mailbox.finding import find
 from cbemail.mailbox.structure import (
     Layout,
@@ -47,6 +48,7 @@ from cbemail.mailbox.summary import (
     Unreadable,
     summarise,
     summary_fields,
+    with_flags,
 )
 from cbemail.mime.headers import (
     SummaryHeaders,
@@ -100,18 +102,8 @@ class _FetchedPage(Struct, frozen=True):
     uid_validity: UidValidity
     total: int
     rows: list[FetchData]
+    known: dict[Uid, Summary]
     end: Position | None
-
-
-async def _summarise_all(
-    rows: Sequence[FetchData], folder: FolderPath
-) -> list[Summary | Unreadable]:
-    turn = Turn()
-    messages = []
-    for row in rows:
-        await turn.share()
-        messages.append(summarise(row, folder))
-    return messages
 
 
 class HeaderLine(Struct, frozen=True):
@@ -143,9 +135,12 @@ class PartStream(Struct, frozen=True):
 class MailboxView:
     """Reading: nothing here changes a message, but for ``mark_read``."""
 
-    def __init__(self, pool: ImapPool, directory: FolderDirectory, clock: Clock) -> None:
+    def __init__(
+        self, pool: ImapPool, directory: FolderDirectory, cache: SummaryCache, clock: Clock
+    ) -> None:
         self._pool = pool
         self._directory = directory
+        self._cache = cache
         self._clock = clock
 
     async def page(
@@ -177,14 +172,37 @@ class MailboxView:
             found = await find(imap, criteria, today=self._clock().date())
             uids = found.newest(limit + 1, below=after.uid if after is not None else None)
             shown = uids[:limit]
-            rows = await fetch(imap, shown, SUMMARY_ITEMS) if shown else {}
+            shelf = Shelf(session_id, folder, validity)
+            known = {u: row for u in shown if (row := self._cache.get(shelf, u)) is not None}
+            unknown = [u for u in shown if u not in known]
+            rows = await fetch_page(imap, list(known), unknown, SUMMARY_ITEMS) if shown else {}
             end = Position(validity, shown[-1]) if len(uids) > limit else None
-            return _FetchedPage(validity, found.count, [rows[u] for u in shown if u in rows], end)
+            present = [rows[u] for u in shown if u in rows]
+            return _FetchedPage(validity, found.count, present, known, end)
 
         fetched = await repeatable(self._pool, session_id, folder, read)
         with spent_on("parse"):
-            messages = await _summarise_all(fetched.rows, folder)
+            messages = await self._summaries(session_id, folder, fetched)
         return Page(folder, fetched.uid_validity, fetched.total, messages, fetched.end)
+
+    async def _summaries(
+        self, session_id: SessionId, folder: FolderPath, fetched: _FetchedPage
+    ) -> list[Summary | Unreadable]:
+        """The rows of a page: of what is known only the flags are new, and what is new is known from now on."""
+        shelf = Shelf(session_id, folder, fetched.uid_validity)
+        messages: list[Summary | Unreadable] = []
+        turn = Turn()
+        for row in fetched.rows:
+            await turn.share()
+            known = fetched.known.get(row.uid) if row.uid is not None else None
+            if known is not None:
+                messages.append(with_flags(known, row.flags or ()))
+                continue
+            summary = summarise(row, folder)
+            if isinstance(summary, Summary):
+                self._cache.put(shelf, summary, len(row.sections["HEADER.FIELDS"]))
+            messages.append(summary)
+        return messages
 
     async def message(
         self,

@@ -950,3 +950,20 @@ async def test_a_body_that_is_cut_says_so(box: Box) -> None:
 
     assert [message["truncated"] for message in shown] == [False, True]
     assert 0 < len(shown[1]["text"]) < 1_800_000
+
+
+async def test_a_row_listed_before_is_fetched_for_its_flags_alone_and_tells_them_as_they_are(
+    box: Box,
+) -> None:
+    box.append(letter("old"), letter("older"))
+    await box.page()
+    box.said()
+    box.append(letter("new"))
+    box.server.doveadm("flags", "add", "-u", box.user, "\\Flagged", "mailbox", "INBOX", "uid", "1")
+
+    page = await box.page()
+
+    rows = {row["subject"]: row["flagged"] for row in page["messages"]}
+    assert rows == {"new": False, "older": False, "old": True}
+    fetched = [command for command in box.said() if b"FETCH" in command]
+    assert [command.split(b"FETCH ")[1].split(b" ")[0] for command in fetched] == [b"1:2", b"3"]

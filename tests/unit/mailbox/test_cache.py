@@ -1,0 +1,87 @@
+"""What is remembered of rows that were listed before, for how long, and whose they are."""
+
+from cbemail.ids import SessionId
+from cbemail.imap.protocol import INBOX, SEEN, FolderPath, Uid, UidValidity
+from cbemail.mailbox.cache import Shelf, SummaryCache
+from cbemail.mailbox.summary import Summary, with_flags
+
+JOE, ANN = SessionId("ses_joe"), SessionId("ses_ann")
+SHELF = Shelf(JOE, INBOX, UidValidity(1))
+
+
+def row(uid: int) -> Summary:
+    return Summary(
+        uid=Uid(uid),
+        folder=INBOX,
+        message_id=None,
+        in_reply_to=None,
+        subject=f"message {uid}",
+        from_=None,
+        to=[],
+        cc=[],
+        bcc=[],
+        reply_to=[],
+        date=None,
+        received_at=None,
+        size=1,
+        read=False,
+        flagged=False,
+        answered=False,
+        draft=False,
+        flags=[],
+        has_attachments=False,
+        attachments=[],
+    )
+
+
+def test_a_row_is_found_where_it_was_put_and_nowhere_else() -> None:
+    cache = SummaryCache()
+
+    cache.put(SHELF, row(7), 100)
+
+    assert cache.get(SHELF, Uid(7)) == row(7)
+    others = [
+        Shelf(ANN, INBOX, UidValidity(1)),
+        Shelf(JOE, FolderPath("Sent"), UidValidity(1)),
+        Shelf(JOE, INBOX, UidValidity(2)),
+    ]
+    assert [cache.get(shelf, Uid(7)) for shelf in others] == [None, None, None]
+    assert cache.get(SHELF, Uid(8)) is None
+
+
+def test_the_row_used_longest_ago_gives_way() -> None:
+    cache = SummaryCache(octets=3 * 2_100)
+    for uid in (1, 2, 3):
+        cache.put(SHELF, row(uid), 100)
+    cache.get(SHELF, Uid(1))
+
+    cache.put(SHELF, row(4), 100)
+
+    assert [uid for uid in (1, 2, 3, 4) if cache.get(SHELF, Uid(uid))] == [1, 3, 4]
+
+
+def test_a_row_larger_than_all_there_is_room_for_is_not_kept() -> None:
+    cache = SummaryCache(octets=1_000)
+
+    cache.put(SHELF, row(1), 100)
+
+    assert cache.get(SHELF, Uid(1)) is None
+
+
+def test_a_session_that_ended_leaves_nothing_and_others_everything() -> None:
+    cache = SummaryCache()
+    other = Shelf(ANN, INBOX, UidValidity(1))
+    cache.put(SHELF, row(1), 100)
+    cache.put(other, row(1), 100)
+
+    cache.forget(JOE)
+    cache.forget(SessionId("ses_nobody"))
+
+    assert cache.get(SHELF, Uid(1)) is None
+    assert cache.get(other, Uid(1)) == row(1)
+
+
+def test_flags_are_taken_anew_and_the_rest_stays() -> None:
+    now = with_flags(row(1), (SEEN,))
+
+    assert (now.read, now.flags, now.subject) == (True, [SEEN], "message 1")
