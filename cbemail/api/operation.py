@@ -116,6 +116,7 @@ class Operation(Generic[Q, B]):
         errors: the kinds of error it can end in, beyond those that any call of its access can.
         max_body: octets, from the services' settings.
         seconds: how long it may take; None for one that streams at the client's pace.
+        prompt: it answers from memory, so that a client has no time to hang up in.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Operation(Generic[Q, B]):
         tag: str,
         max_body: Callable[[Services], int] = lambda _: SMALL_BODY,
         seconds: float | None = REQUEST_SECONDS,
+        prompt: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -150,6 +152,8 @@ class Operation(Generic[Q, B]):
         self.tag = tag
         self._max_body = max_body
         self._seconds = inf if seconds is None else seconds
+        self._prompt = prompt
+        self._no_query = None if _needs_some(query) else query()
         self._decoder = msgspec.json.Decoder(body) if body not in {None, Raw} else None
 
     @property
@@ -165,7 +169,8 @@ class Operation(Generic[Q, B]):
             hang_up: asyncio.Task[None] | None = None
             try:
                 call = await self._decode(request)
-                hang_up = loop.create_task(_cancel_on_disconnect(receive, cancel))
+                if not self._prompt:
+                    hang_up = loop.create_task(_cancel_on_disconnect(receive, cancel))
                 response = await self.endpoint(call)
                 await response(scope, receive, send)
             except CbemailError as error:
@@ -185,7 +190,9 @@ class Operation(Generic[Q, B]):
     async def _decode(self, request: Request[State]) -> Call[Q, B]:
         services = request.state["services"]
         session = self._authorise(request, services)
-        query = decode_query(request.query_params, self.query)
+        query = self._no_query
+        if query is None or request.scope["query_string"]:
+            query = decode_query(request.query_params, self.query)
         return Call(request, services, session, query, await self._read_body(request, services))
 
     def _authorise(self, request: Request[State], services: Services) -> SessionRecord | None:
@@ -226,6 +233,11 @@ class Operation(Generic[Q, B]):
 def request_id_of(scope: Scope) -> RequestId:
     """The id `middleware` gave the request."""
     return RequestId(scope["request_id"])
+
+
+def _needs_some(query: type[Any]) -> bool:
+    """Whether a query struct has a field that must be given."""
+    return any(field.required for field in msgspec.structs.fields(query))
 
 
 async def _cancel_on_disconnect(receive: Receive, cancel: CancelScope) -> None:

@@ -117,11 +117,11 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
         errors=(Unauthenticated, CredentialsRejected, HostNotAllowed, *_MAIL, Overloaded),
     ),
     Operation(
-        "GET", "/api/sessions", list_sessions, tag="Sessions", access=Access.SERVICE, query=ListSessions,
+        "GET", "/api/sessions", list_sessions, tag="Sessions", prompt=True, access=Access.SERVICE, query=ListSessions,
         answers={200: Answer("A page of sessions.", SessionPage)},
     ),
     Operation(
-        "GET", _SESSION, get_session, tag="Sessions", access=Access.SESSION,
+        "GET", _SESSION, get_session, tag="Sessions", prompt=True, access=Access.SESSION,
         answers={200: Answer("The session.", SessionView)},
     ),
     Operation(
@@ -148,7 +148,7 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
         errors=(CredentialsStale,),
     ),
     Operation(
-        "GET", "/api/discover", discover, tag="Sessions", access=Access.OPEN, query=DiscoverQuery,
+        "GET", "/api/discover", discover, tag="Sessions", prompt=True, access=Access.OPEN, query=DiscoverQuery,
         answers={200: Answer("The servers of the address.", Discovered)},
     ),
     # ---- folders
@@ -247,19 +247,19 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     ),
     # ---- operations
     Operation(
-        "GET", "/healthz", get_health, tag="Operations", access=Access.OPEN,
+        "GET", "/healthz", get_health, tag="Operations", prompt=True, access=Access.OPEN,
         answers={200: Answer("Alive.", Status)},
     ),
     Operation(
-        "GET", "/readyz", get_readiness, tag="Operations", access=Access.OPEN,
+        "GET", "/readyz", get_readiness, tag="Operations", prompt=True, access=Access.OPEN,
         answers={200: Answer("Ready.", Readiness), 503: Answer("Not ready.", Readiness)},
     ),
     Operation(
-        "GET", "/openapi.json", get_openapi, tag="Operations", access=Access.OPEN,
+        "GET", "/openapi.json", get_openapi, tag="Operations", prompt=True, access=Access.OPEN,
         answers={200: Answer("This document.", dict[str, Any])},
     ),
     Operation(
-        "GET", "/problems/{code}", explain_problem, tag="Operations", access=Access.OPEN,
+        "GET", "/problems/{code}", explain_problem, tag="Operations", prompt=True, access=Access.OPEN,
         answers={200: Answer("What the problem means.", media_type="text/html")},
         errors=(RouteNotFound,),
     ),
