@@ -12,6 +12,7 @@ from cbemail.errors import (
     FolderExists,
     FolderNotFound,
     FolderProtected,
+    InvalidRequest,
     UpstreamError,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -47,7 +48,9 @@ def refusal(command: str, status: StatusResponse) -> CbemailError:
         not code and command in {"CREATE", "RENAME"} and "exist" in text
     ):
         return FolderExists("A folder of that name already exists.")
-    if code in {"NOPERM", "CANNOT"} and command in {"CREATE", "RENAME", "DELETE"}:
+    if code == "CANNOT" and command in {"CREATE", "RENAME"}:  # RFC 5530: the name is what is wrong
+        return InvalidRequest.at("#/name", "The mail server does not allow a folder of this name.")
+    if code in {"NOPERM", "CANNOT", "HASCHILDREN"} and command in {"CREATE", "RENAME", "DELETE"}:
         return FolderProtected("The mail server does not allow this to be done to that folder.")
     detail = _DETAILS.get(code, f"The mail server refused the {command} command.")
     error = UpstreamUnavailable if code in _UNAVAILABLE else UpstreamError
@@ -81,7 +84,8 @@ def login_refusal(status: StatusResponse) -> CbemailError:
 
 def farewell(status: StatusResponse) -> UpstreamUnavailable:
     """A BYE: a limit of the server's where it says so, otherwise the connection is simply gone."""
-    log.info("IMAP BYE: %s", status.text)
+    # Its text is left out: said to a login, it may hold what the login held.
+    log.info("IMAP BYE [%s]", status.code.name if status.code is not None else "")
     if _speaks_of_a_limit(status):
         return _too_many()
     return UpstreamUnavailable(
