@@ -46,7 +46,7 @@ async def box(
     user = dovecot.fresh_user()
     dovecot.append(user, *(letter(subject) for subject in SUBJECTS))
     async with logged_in(base_url, _body(user, dovecot, proxy.port, smtp_server)) as box:
-        assert (await box.get(MESSAGES)).status_code == 200  # warm, with INBOX selected
+        assert (await box.get(MESSAGES, limit=1)).status_code == 200  # warm, with INBOX selected
         yield box
 
 
