@@ -163,29 +163,36 @@ class Operation(Generic[Q, B]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. A client that hangs up cancels it; a handler that must finish shields what it must."""
         scope["operation"] = self
-        request: Request[State] = Request(scope, receive)
+        if self._prompt:
+            await self._serve(scope, receive, send, None)
+            return
         loop = asyncio.get_running_loop()
         with CancelScope(deadline=loop.time() + self._seconds) as cancel:
-            hang_up: asyncio.Task[None] | None = None
-            try:
-                call = await self._decode(request)
-                if not self._prompt:
-                    hang_up = loop.create_task(_cancel_on_disconnect(receive, cancel))
-                response = await self.endpoint(call)
-                await response(scope, receive, send)
-            except CbemailError as error:
-                await self._fail(error, scope, receive, send)
-            except ClientDisconnect:
-                log.debug("the client left before its request was complete")
-            except Exception:
-                log.exception("%s %s failed", self.method, self.path)
-                await self._fail(None, scope, receive, send)
-            finally:
-                if hang_up is not None:
-                    hang_up.cancel()
+            await self._serve(scope, receive, send, cancel)
         if cancel.cancelled_caught and loop.time() >= cancel.deadline:
             too_late = UpstreamTimeout("The request took too long and was given up.", retry_after=5)
             await self._fail(too_late, scope, receive, send)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, cancel: CancelScope | None
+    ) -> None:
+        hang_up: asyncio.Task[None] | None = None
+        try:
+            call = await self._decode(Request(scope, receive))
+            if cancel is not None:
+                hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel))
+            response = await self.endpoint(call)
+            await response(scope, receive, send)
+        except CbemailError as error:
+            await self._fail(error, scope, receive, send)
+        except ClientDisconnect:
+            log.debug("the client left before its request was complete")
+        except Exception:
+            log.exception("%s %s failed", self.method, self.path)
+            await self._fail(None, scope, receive, send)
+        finally:
+            if hang_up is not None:
+                hang_up.cancel()
 
     async def _decode(self, request: Request[State]) -> Call[Q, B]:
         services = request.state["services"]
