@@ -17,6 +17,9 @@ from cbemail.errors import Overloaded
 GROUP_LIMIT = (
     256  # pieces of work a transaction: bounds how long the first of them waits for the last
 )
+GATHER_SECONDS = (
+    0.002  # between two groups, where a second is wanted at once; as long as a small commit takes
+)
 WAITING_LIMIT = 10_000  # past this the disk has stopped keeping up, and more waiting helps nobody
 
 Work = TypeVar("Work")
@@ -80,8 +83,10 @@ class GroupCommit(Generic[Work, Result]):
     def _finish_group(
         self, futures: list[Future[Result]], running: Future[Sequence[Result | Exception]]
     ) -> None:
-        if self._waiting:
-            self._start_group()
+        if (
+            self._waiting
+        ):  # under load: those just answered, and about to come again, belong in the next group too
+            self._loop.call_later(GATHER_SECONDS, self._start_group)
         else:
             self._idle.set()
         error = running.exception()
