@@ -220,9 +220,8 @@ class Outbox:
             log.info("%s was not sent: %s", outbox_id, error.code)
             await self._give_up(outbox_id, submission, key)
             raise
-        except (
-            Exception
-        ):  # a defect of ours: how far the message came is not known, and the row has to say so
+        except Exception:
+            # A defect of ours: how far the message came is not known, and the row has to say so.
             result = SendResult(outbox_id, SendState.UNCERTAIN, submission.message_id)
             await self._settle(submission, result, key)
             raise

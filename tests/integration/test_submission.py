@@ -523,3 +523,30 @@ async def test_a_silent_server_is_not_waited_for_longer_than_an_answer_may_take(
     await asyncio.gather(request, return_exceptions=True)
 
     assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_login_refused_after_its_credentials_were_replaced_makes_nothing_stale(
+    scripted: Mailbox, smtp_server: ScriptedSmtp
+) -> None:
+    """The refusal is of the old password: the session has the new one by then, and the message goes out with it."""
+    release = asyncio.Event()
+
+    async def refuse_late(_: bytes) -> Reply:
+        await release.wait()
+        return b"535 5.7.8 no\r\n"
+
+    smtp_server.on("AUTH", refuse_late, NORMAL)
+    smtp_server.hang_up()
+    logins = smtp_server.count("AUTH")
+    sending = asyncio.create_task(scripted.post("/api/send", {"to": "a@example.org", "body": "x"}))
+    await smtp_server.heard("AUTH", logins + 1)
+
+    replaced = await scripted.client.put(
+        f"/api/sessions/{scripted.session_id}/credentials", json={"password": "secret"}
+    )
+    release.set()
+
+    assert replaced.status_code == 200
+    assert (await sending).status_code == 200
+    session = (await scripted.get(f"/api/sessions/{scripted.session_id}")).json()
+    assert session["state"] == "active"
