@@ -38,6 +38,8 @@ class SmtpChannel(asyncio.Protocol):
         self._broken: Interruption | None = None
         self._closed = self._loop.create_future()
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0  # of the waiter
+        self._alarm: asyncio.TimerHandle | None = None
         # So small that "not paused" means: what was written has left for the kernel.
         transport.set_write_buffer_limits(high=1)
         transport.set_protocol(self)
@@ -75,9 +77,10 @@ class SmtpChannel(asyncio.Protocol):
         Raises:
             ChannelBroken: there will be none.
         """
-        deadline = self._loop.time() + seconds
-        while not self._replies:
-            await self._change(deadline)
+        if not self._replies:
+            deadline = self._loop.time() + seconds
+            while not self._replies:
+                await self._change(deadline)
         return self._replies.popleft()
 
     async def flushed(self, seconds: float) -> None:
@@ -100,6 +103,8 @@ class SmtpChannel(asyncio.Protocol):
         if self._broken is None:
             self._broken = reason
             self._transport.abort()
+            if self._alarm is not None:
+                self._alarm.cancel()
         self._wake()
 
     def fail(self, reason: Interruption) -> ChannelBroken:
@@ -169,12 +174,29 @@ class SmtpChannel(asyncio.Protocol):
         """Wait until something happened: a reply, room to write, or the end."""
         self._require_open()
         self._waiter = self._loop.create_future()
-        timer = self._loop.call_at(deadline, self.abort, Interruption.TIMEOUT)
+        self._deadline = deadline
+        if self._alarm is None or self._alarm.when() > deadline:
+            self._set_alarm()
         try:
             await self._waiter
         except asyncio.CancelledError:
             self.abort()
             raise
         finally:
-            timer.cancel()
             self._waiter = None
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._deadline, self._ring)
+
+    def _ring(self) -> None:
+        """The alarm outlives the wait it was set for: most end at once, and a timer for each would cost a tenth of
+        what a message does. It is set anew only for a deadline that comes before it, or when it rings."""
+        self._alarm = None
+        if self._waiter is None:
+            return
+        if self._loop.time() >= self._deadline:
+            self.abort(Interruption.TIMEOUT)
+        else:
+            self._set_alarm()

@@ -9,22 +9,31 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from types import EllipsisType
 from weakref import WeakValueDictionary
 
-from cbemail.errors import Overloaded
+from cbemail.errors import CbemailError, Overloaded, SessionNotFound, UpstreamUnavailable
 from cbemail.ids import SessionId
+from cbemail.smtp.circuit import DEFAULT_CIRCUIT, Circuit, CircuitPolicy, was_reached
 from cbemail.smtp.connection import SubmissionConnection
 from cbemail.timing import spent_on
 
+_LOGINS = 2  # of one session under way at once: so few are tried when its password was changed
 _RETRY_AFTER = 5  # seconds; a transaction takes one or two
 _NONE_FREE = "Every connection this session may have to its SMTP server is busy."
 _SHUTTING_DOWN = "The service is shutting down."
+_UNREACHABLE = (
+    "The SMTP server could not be reached several times in a row, and is left alone for now."
+)
 
 
 @dataclass(eq=False)
 class _Host:
-    """Who has a connection to one mail host, and who waits for one."""
+    """Who has a connection to one mail host, who waits for one, and whether the host can be reached at all."""
 
+    circuit: Circuit
     slots: list["_Slot"] = field(default_factory=list)  # idle ones in the order they became idle
     waiters: deque["_Waiter"] = field(default_factory=deque)
 
@@ -35,7 +44,8 @@ class _Slot:
 
     session_id: SessionId
     host: _Host
-    connection: SubmissionConnection | None = None
+    probe: bool = False  # its opening is what an open circuit waits for
+    connection: SubmissionConnection | None = None  # none yet while it is being opened
     last_used: float = 0.0
     expiry: asyncio.TimerHandle | None = None  # while it is idle, and only then
     retiring: bool = False  # its session ended: not to be lent again
@@ -48,61 +58,107 @@ class _Slot:
 @dataclass(eq=False)
 class _Waiter:
     session_id: SessionId
+    patient: bool  # waits for ever: a batch, which nobody is watching
     granted: asyncio.Future[_Slot]
 
 
 class SmtpPool:
-    """Keeps connections warm for ``idle_seconds``, each for the session that logged in on it and no other."""
+    """Keeps connections warm for ``idle_seconds``, each for the session that logged in on it and no other.
+
+    Args:
+        host_of: names the server of a session; sessions with the same name share ``per_host`` and a circuit.
+        limit_of: how many connections a session may have just now. It must know an answer for a session that has
+            ended, too. What is lent out when the limit falls goes when it comes back.
+        per_session: the most that ``limit_of`` can allow, and what counts without it. No session ever has more than
+            half of what its host may have (one, if that is one): so another never waits for one batch alone.
+    """
 
     def __init__(
         self,
         connect: Callable[[SessionId], Awaitable[SubmissionConnection]],
-        host_of: Callable[[SessionId], Awaitable[str]],
+        host_of: Callable[[SessionId], str],
         *,
+        limit_of: Callable[[SessionId], int] | None = None,
         per_host: int = 20,
         per_session: int = 3,  # what Exchange Online allows a mailbox
         messages_per_connection: int = 100,
         idle_seconds: float = 30.0,
         check_after: float = 10.0,  # seconds unused: then it is asked first whether it still lives
         acquire_timeout: float = 30.0,
+        circuit: CircuitPolicy = DEFAULT_CIRCUIT,
     ) -> None:
         self._connect = connect
         self._host_of = host_of
+        self._limit_of = limit_of
         self._per_host = per_host
-        self._per_session = per_session
-        self._messages_per_connection = messages_per_connection
+        self._per_session = max(1, min(per_session, per_host // 2))
+        self.messages_per_connection = messages_per_connection
         self._idle_seconds = idle_seconds
         self._check_after = check_after
         self._acquire_timeout = acquire_timeout
-        # A host is known for as long as somebody has a connection to it, or wants one.
+        self._circuit = circuit
+        # A host is known for as long as somebody has a connection to it, or wants one, or wanted one in vain.
         self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
+        self._troubled: set[_Host] = set()
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @asynccontextmanager
-    async def lease(self, session_id: SessionId) -> AsyncIterator[SubmissionConnection]:
+    async def lease(
+        self, session_id: SessionId, *, patience: float | EllipsisType | None = ...
+    ) -> AsyncIterator[SubmissionConnection]:
         """Lend a connection of the session, for as long as the block runs: an idle one, or a new one.
 
-        Who finds all connections of the session or of its host out waits, first come first served; a host that is
-        full gives up another session's idle connection first. A connection that the block left broken, by error or
-        by cancellation, is gone: the next borrower never sees it. So who shields a submission from cancellation has to
-        shield the lease around it.
+        Who finds all connections of the session or of its host out waits, first come first served: for ``patience``
+        seconds, ``acquire_timeout`` if not given, for ever if None. A host that is full gives up another session's
+        idle connection first. A connection that the block left broken, by error or by cancellation, is gone: the next
+        borrower never sees it. So who shields a submission from cancellation has to shield the lease around it.
+
+        A host that could not be reached several times in a row is left alone for a while (`retry_in`): nobody waits
+        for it then, and only connections that are there already are lent.
 
         Raises:
-            Overloaded: none came free within ``acquire_timeout`` seconds.
+            Overloaded: none came free in that time.
+            UpstreamUnavailable: the host is left alone.
             CbemailError: whatever ``connect`` raised, when a new one had to be opened.
         """
-        host = await self._host_of(session_id)
+        host = self._host_for(session_id)
+        seconds = self._acquire_timeout if isinstance(patience, EllipsisType) else patience
+        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
         with spent_on("wait"):
-            slot = await self._acquire(session_id, host)
+            slot = await self._acquire(session_id, host, deadline)
+        while slot.connection is not None and not await self._lives(slot, slot.connection):
+            with spent_on("wait"):
+                slot = await self._acquire(session_id, host, deadline, first=True)
         try:
-            yield await self._ready(slot)
+            yield slot.connection or await self._open(slot)
         finally:
             self._release(slot)
 
+    def others_wait(self, session_id: SessionId) -> bool:
+        """Whether a batch of the session should give a connection back between two messages: somebody else cannot
+        have one before, be it another session, or a client that waits for the answer to a message of this one."""
+        host = self._known_host(session_id)
+        if host is None or not host.waiters:
+            return False
+        full = len(host.slots) >= self._per_host
+        return any(
+            not waiter.patient
+            if waiter.session_id == session_id
+            else full and self._is_below_limit(waiter.session_id, host)
+            for waiter in host.waiters
+            if not waiter.granted.done()
+        )
+
+    def retry_in(self, session_id: SessionId) -> float | None:
+        """Seconds for which the session's host is left alone; None: it may be asked for a connection now."""
+        host = self._known_host(session_id)
+        return None if host is None else host.circuit.retry_in(_now())
+
     async def adopt(self, session_id: SessionId, connection: SubmissionConnection) -> None:
         """Take over a connection that was opened elsewhere: the login that proved a new session's credentials."""
-        host = self._hosts.setdefault(await self._host_of(session_id), _Host())
+        host = self._host_for(session_id)
+        self._reached(host)
         slot = self._take(session_id, host)
         if slot is None or slot.connection is not None:
             self._say_goodbye(connection)
@@ -122,9 +178,8 @@ class SmtpPool:
     async def aclose(self) -> None:
         """Lend no more, and say QUIT wherever nothing is under way. What is lent out goes when it comes back."""
         self._closed = True
-        for waiter in [each for host in self._hosts.values() for each in host.waiters]:
-            if not waiter.granted.done():
-                waiter.granted.set_exception(Overloaded(_SHUTTING_DOWN, retry_after=_RETRY_AFTER))
+        for host in list(self._hosts.values()):
+            _refuse_waiters(host, _shutting_down)
         for slot in self._all_slots():
             if slot.idle:
                 self._remove(slot)
@@ -132,17 +187,31 @@ class SmtpPool:
 
     # ---- the network, before and after decisions
 
-    async def _acquire(self, session_id: SessionId, host_name: str) -> _Slot:
+    async def _acquire(
+        self, session_id: SessionId, host: _Host, deadline: float | None, *, first: bool = False
+    ) -> _Slot:
+        """A slot, now or when it is our turn: the next turn for who had one, with a dead connection (``first``)."""
         if self._closed:
-            raise Overloaded(_SHUTTING_DOWN, retry_after=_RETRY_AFTER)
-        host = self._hosts.setdefault(host_name, _Host())
+            raise _shutting_down()
+        if not first:
+            self._serve(host)  # a limit may have risen: who waits comes before us
         slot = self._take(session_id, host)
         if slot is not None:
             return slot
-        waiter = _Waiter(session_id, asyncio.get_running_loop().create_future())
-        host.waiters.append(waiter)
+        seconds = host.circuit.retry_in(_now())
+        if seconds is not None:
+            raise _left_alone(seconds)
+        waiter = _Waiter(session_id, deadline is None, asyncio.get_running_loop().create_future())
+        if first:
+            host.waiters.appendleft(waiter)
+            self._serve(host)  # the place of the dead one may do for another
+        else:
+            host.waiters.append(waiter)
+        return await self._turn_of(waiter, host, deadline)
+
+    async def _turn_of(self, waiter: _Waiter, host: _Host, deadline: float | None) -> _Slot:
         try:
-            async with asyncio.timeout(self._acquire_timeout):
+            async with asyncio.timeout_at(deadline):
                 return await waiter.granted
         except TimeoutError as exc:
             self._give_back(waiter)
@@ -154,18 +223,32 @@ class SmtpPool:
             if waiter in host.waiters:
                 host.waiters.remove(waiter)
 
-    async def _ready(self, slot: _Slot) -> SubmissionConnection:
-        """The slot's connection, if it still lives, or a new one in its place."""
-        connection = slot.connection
-        if connection is not None:
-            unused = asyncio.get_running_loop().time() - slot.last_used
-            if connection.is_usable() and (unused < self._check_after or await connection.check()):
-                return connection
-            slot.connection = None
-            self._say_goodbye(connection)
-        with spent_on("smtp"):
-            slot.connection = await self._connect(slot.session_id)
-        return slot.connection
+    async def _lives(self, slot: _Slot, connection: SubmissionConnection) -> bool:
+        """Whether a connection that was idle can be lent; if not, its slot is gone with it."""
+        try:
+            if connection.is_usable() and (
+                _now() - slot.last_used < self._check_after or await connection.check()
+            ):
+                return True
+        except asyncio.CancelledError:
+            self._remove(slot)
+            self._serve(slot.host)
+            raise
+        self._remove(slot)
+        return False
+
+    async def _open(self, slot: _Slot) -> SubmissionConnection:
+        try:
+            with spent_on("smtp"):
+                connection = await self._connect(slot.session_id)
+        except CbemailError as error:
+            self._learn(slot, error)
+            raise
+        self._reached(slot.host)
+        slot.probe = False
+        slot.connection = connection
+        self._serve(slot.host)  # one login fewer under way
+        return connection
 
     def _say_goodbye(self, connection: SubmissionConnection) -> None:
         task = asyncio.get_running_loop().create_task(connection.close())
@@ -179,51 +262,77 @@ class SmtpPool:
         for slot in [each for each in host.slots if _hung_up(each)]:
             self._remove(slot)
         own = [slot for slot in host.slots if slot.session_id == session_id]
-        for slot in reversed(own):  # the latest used is the likeliest to live
-            if slot.idle:
-                _stop_expiry(slot)
-                return slot
-        if len(own) >= self._per_session:
+        idle = [slot for slot in own if slot.idle]
+        limit = self._limit(session_id)
+        if len(own) - len(idle) >= limit:
             return None
+        for slot in idle[: max(0, len(own) - limit)]:
+            self._remove(slot)
+        if idle:
+            _stop_expiry(idle[-1])  # the latest used is the likeliest to live
+            return idle[-1]
+        opening = sum(slot.connection is None for slot in own)
+        if opening >= _LOGINS or host.circuit.retry_in(_now()) is not None:
+            return None
+        return self._new_slot(session_id, host)
+
+    def _new_slot(self, session_id: SessionId, host: _Host) -> _Slot | None:
         if len(host.slots) >= self._per_host:
             stranger = next((slot for slot in host.slots if slot.idle), None)
             if stranger is None:
                 return None
             self._remove(stranger)
-        slot = _Slot(session_id, host)
+        slot = _Slot(session_id, host, probe=host.circuit.let_through())
         host.slots.append(slot)
         return slot
 
+    def _limit(self, session_id: SessionId) -> int:
+        if self._limit_of is None:
+            return self._per_session
+        return max(1, min(self._limit_of(session_id), self._per_session))
+
+    def _is_below_limit(self, session_id: SessionId, host: _Host) -> bool:
+        lent = [slot for slot in host.slots if slot.session_id == session_id and not slot.idle]
+        return len(lent) < self._limit(session_id)
+
     def _release(self, slot: _Slot) -> None:
         """Make a slot idle if its connection can serve again, or free it; either may be what a waiter waits for."""
-        connection = slot.connection
         host = slot.host
-        if (
-            connection is not None
-            and connection.is_usable()
-            and connection.sent < self._messages_per_connection
-            and not slot.retiring
-            and not self._closed
-        ):
-            loop = asyncio.get_running_loop()
-            slot.last_used = loop.time()
-            slot.expiry = loop.call_later(self._idle_seconds, self._remove, slot)
+        if self._can_serve_again(slot):
+            slot.last_used = _now()
+            slot.expiry = asyncio.get_running_loop().call_later(
+                self._idle_seconds, self._remove, slot
+            )
             host.slots.remove(slot)
             host.slots.append(slot)
         else:
             self._remove(slot)
         self._serve(host)
 
+    def _can_serve_again(self, slot: _Slot) -> bool:
+        connection = slot.connection
+        own = sum(each.session_id == slot.session_id for each in slot.host.slots)
+        return (
+            connection is not None
+            and connection.is_usable()
+            and connection.sent < self.messages_per_connection
+            and not slot.retiring
+            and not self._closed
+            and own <= self._limit(slot.session_id)
+        )
+
     def _serve(self, host: _Host) -> None:
-        """Grant what came free to the first who can use it; a waiter at its session's limit is passed over."""
+        """Grant what is free to those who can use it, in their order; who is at their session's limit is passed over."""
+        passed: set[SessionId] = set()
         for waiter in list(host.waiters):
-            if waiter.granted.done():
+            if waiter.granted.done() or waiter.session_id in passed:
                 continue
             slot = self._take(waiter.session_id, host)
-            if slot is not None:
+            if slot is None:
+                passed.add(waiter.session_id)
+            else:
                 host.waiters.remove(waiter)
                 waiter.granted.set_result(slot)
-                return
 
     def _give_back(self, waiter: _Waiter) -> None:
         """Of a waiter that gave up in the very moment its slot was granted."""
@@ -234,11 +343,50 @@ class SmtpPool:
     def _remove(self, slot: _Slot) -> None:
         _stop_expiry(slot)
         slot.host.slots.remove(slot)
+        slot.host.circuit.withdrawn(probe=slot.probe)
         if slot.connection is not None:
             self._say_goodbye(slot.connection)
 
+    def _learn(self, slot: _Slot, error: CbemailError) -> None:
+        """What an opening that failed says of the host. Who waits for a host that is now left alone need not."""
+        host = slot.host
+        reached = was_reached(error)
+        if reached is None:
+            return
+        if reached:
+            self._reached(host)
+        else:
+            now = _now()
+            host.circuit.failed(now, probe=slot.probe)
+            self._troubled.add(host)
+            self._troubled = {
+                each for each in self._troubled if not each.circuit.is_forgettable(now)
+            }
+            seconds = host.circuit.retry_in(now)
+            if seconds is not None:
+                _refuse_waiters(host, partial(_left_alone, seconds))
+        slot.probe = False
+
+    def _reached(self, host: _Host) -> None:
+        host.circuit.succeeded()
+        self._troubled.discard(host)
+
+    def _host_for(self, session_id: SessionId) -> _Host:
+        return self._hosts.setdefault(self._host_of(session_id), _Host(Circuit(self._circuit)))
+
+    def _known_host(self, session_id: SessionId) -> _Host | None:
+        """None also where the session has ended: to say so is for `lease`."""
+        try:
+            return self._hosts.get(self._host_of(session_id))
+        except SessionNotFound:
+            return None
+
     def _all_slots(self) -> list[_Slot]:
         return [slot for host in self._hosts.values() for slot in host.slots]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _stop_expiry(slot: _Slot) -> None:
@@ -249,3 +397,17 @@ def _stop_expiry(slot: _Slot) -> None:
 
 def _hung_up(slot: _Slot) -> bool:
     return slot.idle and slot.connection is not None and not slot.connection.is_usable()
+
+
+def _refuse_waiters(host: _Host, error: Callable[[], CbemailError]) -> None:
+    for waiter in host.waiters:
+        if not waiter.granted.done():
+            waiter.granted.set_exception(error())
+
+
+def _left_alone(seconds: float) -> UpstreamUnavailable:
+    return UpstreamUnavailable(_UNREACHABLE, protocol="smtp", retry_after=max(1, ceil(seconds)))
+
+
+def _shutting_down() -> Overloaded:
+    return Overloaded(_SHUTTING_DOWN, retry_after=_RETRY_AFTER)

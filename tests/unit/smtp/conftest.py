@@ -89,7 +89,7 @@ async def make_pool(smtp_server: ScriptedSmtp, open_to: Open) -> AsyncIterator[M
     async def connect(session_id: SessionId) -> SubmissionConnection:
         return await open_to(smtp_server, username=session_id)
 
-    async def host_of(session_id: SessionId) -> str:
+    def host_of(session_id: SessionId) -> str:
         return "mail.example.test"
 
     async with AsyncExitStack() as closing:

@@ -291,3 +291,49 @@ async def test_a_cancellation_in_the_middle_of_a_body_takes_the_message_back(
 
         assert not connection.is_usable()
         assert connection.phase is Phase.BODY
+
+
+# ---- one alarm for many waits
+
+
+async def test_a_long_wait_that_is_over_does_not_lengthen_the_next(
+    server: ScriptedSmtp, open_to: Open
+) -> None:
+    connection = await open_to(server, timeouts=Timeouts(reset=60, command=IMPATIENT))
+    assert await connection.check()
+    server.on("MAIL", STALL)
+
+    async with asyncio.timeout(10):
+        outcome = await connection.submit(ENVELOPE)
+
+    assert outcome == NotSent(Interruption.TIMEOUT, Phase.MAIL)
+
+
+async def test_a_short_wait_that_is_over_does_not_shorten_the_next(
+    server: ScriptedSmtp, open_to: Open
+) -> None:
+    connection = await open_to(server, timeouts=Timeouts(reset=IMPATIENT, command=60))
+    assert await connection.check()
+    late = asyncio.Event()
+
+    async def answer(_: bytes) -> Scripted:
+        asyncio.get_running_loop().call_later(2 * IMPATIENT, late.set)
+        await late.wait()
+        return NORMAL
+
+    server.on("MAIL", answer)
+
+    assert isinstance(await connection.submit(ENVELOPE), Accepted)
+
+
+async def test_a_connection_at_rest_outlives_the_deadline_of_its_last_wait(
+    server: ScriptedSmtp, open_to: Open
+) -> None:
+    connection = await open_to(server, timeouts=Timeouts(reset=IMPATIENT))
+    assert await connection.check()
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(2 * IMPATIENT, later.set)
+
+    await later.wait()
+
+    assert isinstance(await connection.submit(ENVELOPE), Accepted)

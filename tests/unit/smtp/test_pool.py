@@ -226,7 +226,7 @@ async def test_a_full_host_gives_up_the_longest_idle_connection_of_a_stranger(
 
 
 async def test_sessions_of_other_hosts_are_not_held_up(make_pool: MakePool) -> None:
-    async def host_of(session_id: SessionId) -> str:
+    def host_of(session_id: SessionId) -> str:
         return session_id
 
     pool = make_pool(per_host=1, host_of=host_of)
