@@ -7,17 +7,17 @@ a header name carry a line break.
 import re
 import secrets
 from binascii import b2a_base64, b2a_qp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from email.utils import format_datetime
 from hashlib import sha256
-from itertools import count
 from typing import NamedTuple
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from cbemail.mime import limits
-from cbemail.mime.address import envelope_address, needs_smtputf8
+from cbemail.mime.address import Address, envelope_address, needs_smtputf8
 from cbemail.mime.draft import Attachment, Draft, check_draft, content_type_of
 from cbemail.mime.fields import encode_addresses, encode_field, encode_message_ids, encode_parameter
 from cbemail.mime.html import html_to_text
@@ -48,10 +48,7 @@ def compose(draft: Draft, *, keep_bcc: bool = False) -> Composed:
         InvalidRequest: a value cannot be written; the pointer is that of `POST /api/send`.
     """
     check_draft(draft)
-    root = _root(draft)
-    boundary = _unused_boundary(draft.message_id, root)
-    header = _header(draft, keep_bcc=keep_bcc)
-    content = b"".join([header, b"MIME-Version: 1.0\r\n", *_write(root, boundary)])
+    content = assemble(_header(draft, keep_bcc=keep_bcc), _root(draft), draft.message_id)
     in_header = [draft.sender, *draft.to, *draft.cc, *draft.reply_to]
     if keep_bcc:
         in_header += draft.bcc
@@ -59,33 +56,63 @@ def compose(draft: Draft, *, keep_bcc: bool = False) -> Composed:
     return Composed(content, draft.message_id, smtputf8)
 
 
+# ---- the header
+
+
+class Header(NamedTuple):
+    """The fields of a header in the order they are written. ``sender``, ``reply_to``, ``subject`` and ``more`` are
+    whole fields, encoded: of the messages of a mail merge most are the same."""
+
+    sender: bytes
+    to: Sequence[Address]
+    cc: Sequence[Address]
+    reply_to: bytes
+    subject: bytes
+    date: datetime
+    message_id: str
+    more: bytes
+    bcc: Sequence[Address] | None = None  # None: it is sent, and must not name them
+
+    def write(self) -> bytes:
+        fields = [self.sender]
+        if self.to:
+            fields.append(encode_addresses("To", self.to))
+        if self.cc:
+            fields.append(encode_addresses("Cc", self.cc))
+        if self.bcc:
+            fields.append(encode_addresses("Bcc", self.bcc))
+        fields.append(self.reply_to)
+        if not (self.to or self.cc) and self.bcc is None:
+            # Some servers refuse a message that is to nobody.
+            fields.append(b"To: undisclosed-recipients:;\r\n")
+        date = f"Date: {format_datetime(self.date)}\r\nMessage-ID: {self.message_id}\r\n"
+        return b"".join([*fields, self.subject, date.encode("ascii"), self.more])
+
+
 def _header(draft: Draft, *, keep_bcc: bool) -> bytes:
-    fields = [encode_addresses("From", [draft.sender])]
-    for name, addresses in (
-        ("To", draft.to),
-        ("Cc", draft.cc),
-        ("Bcc", draft.bcc if keep_bcc else []),
-        ("Reply-To", draft.reply_to),
-    ):
-        if addresses:
-            fields.append(encode_addresses(name, addresses))
-    if not (draft.to or draft.cc or keep_bcc):  # some servers refuse a message that is to nobody
-        fields.append(b"To: undisclosed-recipients:;\r\n")
-    fields.append(encode_field("Subject", draft.subject))
-    fields.append(f"Date: {format_datetime(draft.date)}\r\n".encode("ascii"))
-    fields.append(f"Message-ID: {draft.message_id}\r\n".encode("ascii"))
+    more = []
     if draft.in_reply_to is not None:
-        fields.append(encode_message_ids("In-Reply-To", [draft.in_reply_to]))
+        more.append(encode_message_ids("In-Reply-To", [draft.in_reply_to]))
     if draft.references:
-        fields.append(encode_message_ids("References", draft.references))
-    fields += [encode_field(name, value) for name, value in draft.headers.items()]
-    return b"".join(fields)
+        more.append(encode_message_ids("References", draft.references))
+    more += [encode_field(name, value) for name, value in draft.headers.items()]
+    return Header(
+        sender=encode_addresses("From", [draft.sender]),
+        to=draft.to,
+        cc=draft.cc,
+        bcc=draft.bcc if keep_bcc else None,
+        reply_to=encode_addresses("Reply-To", draft.reply_to) if draft.reply_to else b"",
+        subject=encode_field("Subject", draft.subject),
+        date=draft.date,
+        message_id=draft.message_id,
+        more=b"".join(more),
+    ).write()
 
 
 # ---- the tree of parts
 
 
-class _Leaf(NamedTuple):
+class Leaf(NamedTuple):
     """``fields`` and ``body`` as they will be written; ``verbatim``: the body is not in a transfer encoding."""
 
     fields: bytes
@@ -93,35 +120,38 @@ class _Leaf(NamedTuple):
     verbatim: bool
 
 
-class _Multipart(NamedTuple):
+class Multipart(NamedTuple):
     subtype: bytes
-    parts: list["_Leaf | _Multipart"]
+    parts: list["Leaf | Multipart"]
 
 
-_Part = _Leaf | _Multipart
+Part = Leaf | Multipart
 
 
-def _root(draft: Draft) -> _Part:
-    inline: list[_Leaf] = []
-    files: list[_Leaf] = []
+def tree(text: Leaf, html: Leaf | None, inline: Sequence[Leaf], files: Sequence[Leaf]) -> Part:
+    """The parts of a message in their places; ``inline`` are shown by the HTML."""
+    body: Part = text
+    if html is not None:
+        shown = Multipart(b'related; type="text/html"', [html, *inline]) if inline else html
+        body = Multipart(b"alternative", [text, shown])
+    return Multipart(b"mixed", [body, *files]) if files else body
+
+
+def _root(draft: Draft) -> Part:
+    inline: list[Leaf] = []
+    files: list[Leaf] = []
     for attachment in draft.attachments:
-        is_inline = _is_shown(attachment, draft.html)
-        (inline if is_inline else files).append(_attachment(attachment, inline=is_inline))
-    body = _body(draft, inline)
-    return _Multipart(b"mixed", [body, *files]) if files else body
+        shown = is_shown(attachment, draft.html)
+        (inline if shown else files).append(encode_file(attachment).leaf(attachment, inline=shown))
+    html = None if draft.html is None else text_leaf("html", draft.html)
+    text = draft.text
+    if text is None:
+        text = "" if draft.html is None else html_to_text(draft.html)
+    return tree(text_leaf("plain", text), html, inline, files)
 
 
-def _body(draft: Draft, inline: list[_Leaf]) -> _Part:
-    if draft.html is None:
-        return _text("plain", draft.text or "")
-    html: _Part = _text("html", draft.html)
-    if inline:
-        html = _Multipart(b'related; type="text/html"', [html, *inline])
-    text = draft.text if draft.text is not None else html_to_text(draft.html)
-    return _Multipart(b"alternative", [_text("plain", text), html])
-
-
-def _is_shown(attachment: Attachment, html: str | None) -> bool:
+def is_shown(attachment: Attachment, html: str | None) -> bool:
+    """Whether ``html`` refers to the attachment."""
     if attachment.content_id is None or html is None:
         return False
     return f"cid:{attachment.content_id}" in html or f"cid:{quote(attachment.content_id)}" in html
@@ -131,8 +161,9 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _LINE_END_OCTETS = re.compile(rb"\r\n|\r|\n")
 
 
-def _text(subtype: str, text: str) -> _Leaf:
-    lines = _LINE_END.sub("\r\n", text)
+def text_leaf(subtype: str, text: str) -> Leaf:
+    """A ``text/…`` part, in the transfer encoding that suits it."""
+    lines = _LINE_END.sub("\r\n", text) if "\r" in text else text.replace("\n", "\r\n")
     if not lines.endswith("\r\n"):
         lines += "\r\n"
     octets = lines.encode()
@@ -145,35 +176,47 @@ def _text(subtype: str, text: str) -> _Leaf:
         else:
             encoding, body = b"base64", _base64(octets)
     fields = b"Content-Type: text/%b; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n"
-    return _Leaf(fields % (subtype.encode("ascii"), encoding), body, encoding == b"7bit")
+    return Leaf(fields % (subtype.encode("ascii"), encoding), body, encoding == b"7bit")
 
 
-def _attachment(attachment: Attachment, *, inline: bool) -> _Leaf:
-    content_type, encoding, body = content_type_of(attachment), "base64", attachment.content
+class EncodedFile(NamedTuple):
+    """An attachment's content, encoded once for all the messages it goes with."""
+
+    content_type: str
+    encoding: str
+    body: bytes
+
+    def leaf(self, attachment: Attachment, *, inline: bool) -> Leaf:
+        """The part that carries it under the attachment's name."""
+        disposition = "inline" if inline else "attachment"
+        filename = encode_parameter("filename", attachment.filename).decode("ascii")
+        fields = (
+            f"Content-Type: {self.content_type}\r\nContent-Transfer-Encoding: {self.encoding}\r\n"
+            f"Content-Disposition: {disposition};\r\n {filename}\r\n"
+        )
+        if attachment.content_id is not None:
+            fields += f"Content-ID: <{attachment.content_id}>\r\n"
+        return Leaf(fields.encode("ascii"), self.body, self.encoding == "7bit")
+
+
+def encode_file(attachment: Attachment) -> EncodedFile:
+    content_type, content = content_type_of(attachment), attachment.content
     if content_type.lower().startswith("message/rfc822"):
-        body = _LINE_END_OCTETS.sub(b"\r\n", body)
-        if _is_seven_bit(body):
-            encoding = "7bit"
-        else:
-            # RFC 2046 5.2.1 allows no encoding, and eight bits may not pass: it goes as a file, octet for octet.
-            content_type, body = "application/octet-stream", attachment.content
-    disposition = "inline" if inline else "attachment"
-    filename = encode_parameter("filename", attachment.filename).decode("ascii")
-    fields = (
-        f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
-        f"Content-Disposition: {disposition};\r\n {filename}\r\n"
-    )
-    if attachment.content_id is not None:
-        fields += f"Content-ID: <{attachment.content_id}>\r\n"
-    verbatim = encoding == "7bit"
-    return _Leaf(fields.encode("ascii"), body if verbatim else _base64(body), verbatim)
+        message = _LINE_END_OCTETS.sub(b"\r\n", content)
+        if _is_seven_bit(message):
+            return EncodedFile(content_type, "7bit", message)
+        # RFC 2046 5.2.1 allows no encoding, and eight bits may not pass: it goes as a file, octet for octet.
+        content_type = "application/octet-stream"
+    return EncodedFile(content_type, "base64", _base64(content))
 
 
 def _is_seven_bit(octets: bytes) -> bool:
     """RFC 2045 2.7: ASCII but NUL, in lines of at most 998 octets. The line ends are known to be CRLF."""
     if not octets.isascii() or b"\0" in octets:
         return False
-    return max(map(len, octets.split(b"\r\n"))) <= limits.LINE_HARD
+    return (
+        len(octets) <= limits.LINE_HARD or max(map(len, octets.split(b"\r\n"))) <= limits.LINE_HARD
+    )
 
 
 def _base64(octets: bytes) -> bytes:
@@ -185,36 +228,43 @@ def _base64(octets: bytes) -> bytes:
 # ---- octets
 
 
-def _unused_boundary(message_id: str, root: _Part) -> bytes:
-    """A boundary no part holds. ``=_`` stands in no encoded part, so only the others need a look."""
+def assemble(header: bytes, root: Part, message_id: str) -> bytes:
+    """The whole message."""
     verbatim = [leaf.body for leaf in _leaves(root) if leaf.verbatim]
-    digests = (sha256(f"{attempt} {message_id}".encode()).hexdigest() for attempt in count())
-    boundaries = (b"=_" + digest[:32].encode("ascii") for digest in digests)
-    return next(each for each in boundaries if not any(each in body for body in verbatim))
+    pieces = [header, b"MIME-Version: 1.0\r\n"]
+    _write(root, _unused_boundary(message_id, verbatim), 1, pieces)
+    return b"".join(pieces)
 
 
-def _leaves(part: _Part) -> Iterator[_Leaf]:
-    if isinstance(part, _Leaf):
+def _unused_boundary(message_id: str, verbatim: Sequence[bytes]) -> bytes:
+    """A boundary no part holds. ``=_`` stands in no encoded part, so only the ``verbatim`` ones need a look."""
+    attempt = 0
+    while True:
+        digest = sha256(f"{attempt} {message_id}".encode()).hexdigest()
+        boundary = b"=_" + digest[:32].encode("ascii")
+        if not any(boundary in body for body in verbatim):
+            return boundary
+        attempt += 1
+
+
+def _leaves(part: Part) -> Iterator[Leaf]:
+    if isinstance(part, Leaf):
         yield part
     else:
         for each in part.parts:
             yield from _leaves(each)
 
 
-def _write(part: _Part, boundary: bytes, level: int = 1) -> Iterator[bytes]:
+def _write(part: Part, boundary: bytes, level: int, pieces: list[bytes]) -> None:
     """The octets of a part; multiparts inside each other have boundaries of the same length, none a prefix."""
-    if isinstance(part, _Leaf):
-        yield part.fields
-        yield b"\r\n"
-        yield part.body
+    if isinstance(part, Leaf):
+        pieces += (part.fields, b"\r\n", part.body)
         return
     own = b"%b.%d" % (boundary, level)
-    yield b'Content-Type: multipart/%b;\r\n boundary="%b"\r\n\r\n' % (
-        part.subtype,
-        own,
-    )
+    head = b'Content-Type: multipart/%b;\r\n boundary="%b"\r\n\r\n'
+    pieces.append(head % (part.subtype, own))
     for each in part.parts:
-        yield b"--%b\r\n" % own
-        yield from _write(each, boundary, level + 1)
-        yield b"\r\n"
-    yield b"--%b--\r\n" % own
+        pieces.append(b"--%b\r\n" % own)
+        _write(each, boundary, level + 1, pieces)
+        pieces.append(b"\r\n")
+    pieces.append(b"--%b--\r\n" % own)

@@ -87,10 +87,7 @@ def check_draft(draft: Draft) -> None:
     _check_headers(draft.headers)
     with _at("#/subject"):
         check_field_value(draft.subject)
-    if not _SET_MESSAGE_ID.fullmatch(draft.message_id):
-        raise InvalidRequest.at(
-            "#/message_id", "A message id is written <unique@domain>, in ASCII."
-        )
+    check_message_id(draft.message_id)
     for pointer, message_id in _thread(draft):
         if not is_message_id(message_id):
             raise InvalidRequest.at(pointer, "A message id is written in angle brackets, in ASCII.")
@@ -99,6 +96,14 @@ def check_draft(draft: Draft) -> None:
             _check_encodable(text or "")
     for index, attachment in enumerate(draft.attachments):
         _check_attachment(f"#/attachments/{index}", attachment)
+
+
+def check_message_id(message_id: str) -> None:
+    """Refuse a Message-ID that is not in the form we give our own (RFC 5322 3.6.4). Raises InvalidRequest."""
+    if not _SET_MESSAGE_ID.fullmatch(message_id):
+        raise InvalidRequest.at(
+            "#/message_id", "A message id is written <unique@domain>, in ASCII."
+        )
 
 
 def content_type_of(attachment: Attachment) -> str:
@@ -157,7 +162,7 @@ def _check_headers(headers: dict[str, str]) -> None:
             "#/headers", f"At most {limits.CUSTOM_HEADERS} headers can be added."
         )
     for name, value in headers.items():
-        with _at(f"#/headers/{_escape_pointer(name)}"):
+        with _at(pointer_to_header(name)):
             check_field_name(name)
             _check_allowed(name)
             check_field_value(value)
@@ -173,10 +178,11 @@ def _check_allowed(name: str) -> None:
         )
 
 
-def _escape_pointer(name: str) -> str:
-    """RFC 6901 3 and 6: a reference token in a URI fragment."""
+def pointer_to_header(name: str) -> str:
+    """Where a header that is set stands in a request: RFC 6901 3 and 6, a reference token in a URI fragment."""
     token = name.replace("~", "~0").replace("/", "~1")
-    return quote(token, safe="~!$&'()*+,;=:@", errors="replace")
+    escaped = quote(token, safe="~!$&'()*+,;=:@", errors="replace")
+    return f"#/headers/{escaped}"
 
 
 def _thread(draft: Draft) -> Iterator[tuple[str, str]]:
@@ -195,7 +201,7 @@ def _check_encodable(text: str) -> None:
 
 def _check_attachment(pointer: str, attachment: Attachment) -> None:
     with _at(f"{pointer}/filename"):
-        _check_filename(attachment.filename)
+        check_filename(attachment.filename)
     if attachment.content_type:
         with _at(f"{pointer}/content_type"):
             _check_content_type(attachment.content_type)
@@ -206,7 +212,8 @@ def _check_attachment(pointer: str, attachment: Attachment) -> None:
         )
 
 
-def _check_filename(filename: str) -> None:
+def check_filename(filename: str) -> None:
+    """Refuse what cannot name an attachment. Raises ValueError with a sentence."""
     check_field_value(filename)
     if not filename.strip() or len(filename.encode()) > limits.FILENAME:
         raise ValueError(f"A file name has 1 to {limits.FILENAME} octets.")
