@@ -1,6 +1,7 @@
-"""The copy of a sent message in the Sent folder, and the mark on the message it answers."""
+"""The copy of a sent message in the Sent folder, the mark on the message it answers, and the proof that it was sent."""
 
 import logging
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -8,10 +9,11 @@ from cbemail.errors import CbemailError
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import append, store_flags
+from cbemail.imap.messages import append, search, store_flags
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import SEEN, Flag, FolderPath, Uid, UidSet, UidValidity
 from cbemail.imap.repeating import awake, repeatable
+from cbemail.imap.search import SearchFilter, compile_search
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Original(Struct, frozen=True):
 
 
 class SentFolder:
-    """Both tasks come after the message is sent, which they can no longer fail: what goes wrong is logged."""
+    """`save` and `mark` come after the message is sent, which they can no longer fail: what goes wrong is logged."""
 
     def __init__(self, pool: ImapPool, directory: FolderDirectory) -> None:
         self._pool = pool
@@ -63,3 +65,21 @@ class SentFolder:
             await repeatable(self._pool, session_id, original.folder, store)
         except CbemailError as error:
             log.warning("the original of a reply could not be flagged: %s", error.code)
+
+    async def holds(self, session_id: SessionId, message_id: str) -> bool:
+        """Whether the Sent folder has a message of this Message-ID: proof that the server took it. That it has none
+        proves nothing.
+
+        Raises:
+            CbemailError: the mailbox cannot be asked just now.
+        """
+        folder = await self._directory.with_role(session_id, "sent")
+        if folder is None:
+            return False
+        wanted = SearchFilter(header=("Message-ID", message_id))
+        program = compile_search(wanted, today=datetime.now(UTC).date())
+
+        async def look(imap: ImapConnection) -> bool:
+            return (await search(imap, program)).count > 0
+
+        return await repeatable(self._pool, session_id, folder, look)
