@@ -6,8 +6,8 @@ CbemailError                      code (public, final) · retryable · detail (s
 │   └── IdempotencyConflict · IdempotencyMismatch
 ├── AuthError                     Unauthenticated · TokenExpired · CredentialsRejected · HostNotAllowed
 ├── NotFound                      RouteNotFound · MethodNotAllowed · SessionNotFound · FolderNotFound
-│                                 MessageNotFound · AttachmentNotFound · SendNotFound
-├── Conflict                      FolderExists · FolderProtected
+│                                 MessageNotFound · AttachmentNotFound · SendNotFound · BatchNotFound
+├── Conflict                      FolderExists · FolderProtected · BatchStateConflict
 ├── CursorExpired                 the folder a cursor points into was recreated
 ├── UpstreamError                 the mail server; protocol, command and response code are for the log
 │   └── UpstreamUnavailable · UpstreamTimeout · CredentialsStale · RecipientsRejected
@@ -150,6 +150,10 @@ class SendNotFound(NotFound):
     code = "send-not-found"
 
 
+class BatchNotFound(NotFound):
+    code = "batch-not-found"
+
+
 # ---- it is there, and in the way
 
 
@@ -163,6 +167,12 @@ class FolderExists(Conflict):
 
 class FolderProtected(Conflict):
     code = "folder-protected"
+
+
+class BatchStateConflict(Conflict):
+    """A batch, or a message in the outbox, has gone too far for what is asked of it."""
+
+    code = "batch-state"
 
 
 class CursorExpired(CbemailError):

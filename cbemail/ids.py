@@ -5,6 +5,7 @@ from typing import NewType
 
 SessionId = NewType("SessionId", str)
 OutboxId = NewType("OutboxId", str)
+BatchId = NewType("BatchId", str)
 RequestId = NewType("RequestId", str)
 
 
@@ -14,6 +15,10 @@ def new_session_id() -> SessionId:
 
 def new_outbox_id() -> OutboxId:
     return OutboxId("msg_" + secrets.token_hex(16))
+
+
+def new_batch_id() -> BatchId:
+    return BatchId("bat_" + secrets.token_hex(16))
 
 
 def new_request_id() -> RequestId:

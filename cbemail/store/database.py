@@ -100,8 +100,10 @@ def refuse_unstorable(value: object) -> None:
     match value:
         case str() if _UNSTORABLE.search(value):
             raise InvalidRequest("A text holds a character that cannot be stored, such as U+0000.")
-        case list() | tuple():
+        case list() | tuple():  # thousands, of a batch: looked at as one text
+            refuse_unstorable("".join([item for item in value if isinstance(item, str)]))
             for item in value:
-                refuse_unstorable(item)
+                if isinstance(item, list | tuple):
+                    refuse_unstorable(item)
         case _:
             pass

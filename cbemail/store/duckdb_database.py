@@ -55,6 +55,8 @@ _LOCKED_DOWN = {
 # DuckDB answers a write that has no `returning` with one row: how many rows it changed, in a column of this name.
 _CHANGED_ROWS = "Count"
 
+_AS_THEY_ARE = frozenset({int, str, bytes, type(None)})  # types that the driver takes as they are
+
 
 class _Bound(NamedTuple):
     """A query as the driver takes it: parsed, with values of the driver's types, in lists where it serves many."""
@@ -189,6 +191,8 @@ class DuckDbDatabase:
         return [self._commit([work])[0] for work in group]
 
     def _transact(self, group: Sequence[_Work]) -> list[_Results]:
+        if len(group) == 1 and len(group[0]) == 1:  # a transaction by itself, without two more to say so
+            return [[_run(self._connection, group[0][0])]]
         self._connection.execute("begin transaction")
         results = _run_group(self._connection, group)
         self._connection.execute("commit")
@@ -294,6 +298,8 @@ def _to_driver(value: object) -> object:
         case Enum():
             return value.value
         case list() | tuple():
+            if _AS_THEY_ARE.issuperset(map(type, value)):  # the columns of a batch's rows
+                return list(value)
             return [_to_driver(item) for item in value]
         case _:
             return value

@@ -74,12 +74,16 @@ class IdempotentAnswer(Struct, frozen=True):
 
 
 class SendState(StrEnum):
-    """States of an outbox message, as `api.md` names them."""
+    """States of an outbox message."""
 
-    SENDING = "sending"
+    QUEUED = "queued"
+    SENDING = "sending"  # on disk as the intent: it may be on the wire
+    DEFERRED = "deferred"  # tried, and to be tried again
     SENT = "sent"
     FAILED = "failed"
-    UNCERTAIN = "uncertain"
+    UNCERTAIN = "uncertain"  # handed over, and the reply never read: it may have been delivered
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"  # never queued: the request's values for it were wrong
 
 
 class OutboxRecord(Struct, frozen=True):

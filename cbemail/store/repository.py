@@ -93,6 +93,10 @@ class Repository:
             "delete_refresh_tokens",
             "delete_idempotency_keys",
             "delete_outbox_messages",
+            "delete_batch_events",
+            "delete_batch_content",
+            "delete_batch_messages",
+            "delete_batches",
             "delete_session",
         )
         await self._database.execute_all([(query, {"id": session_id}) for query in deletions])
@@ -154,7 +158,7 @@ class Repository:
             statements.insert(1, ("record_idempotent_send", msgspec.structs.asdict(send) | key))
         begun, *_, found = await self._database.execute_all(statements)
         _require_session(found)
-        return None if begun else _idempotency(found[0])
+        return None if begun else idempotency_record(found[0])
 
     async def find_idempotent(
         self, session_id: SessionId, operation: str, key: str
@@ -163,7 +167,7 @@ class Repository:
         rows = await self._database.fetch(
             "find_idempotent", session_id=session_id, operation=operation, key=key
         )
-        return _idempotency(rows[0]) if rows else None
+        return idempotency_record(rows[0]) if rows else None
 
     async def finish_idempotent(self, answer: IdempotentAnswer) -> None:
         """Keep the answer for replay. The first answer stays: it is what the client may have seen."""
@@ -279,7 +283,8 @@ def _answer_values(answer: IdempotentAnswer) -> dict[str, object]:
     }
 
 
-def _idempotency(row: Row) -> IdempotencyRecord:
+def idempotency_record(row: Row) -> IdempotencyRecord:
+    """The call that has a key, with its answer if there is one."""
     response = None
     if row["status"] is not None:
         headers = msgspec.json.decode(row["headers"], type=dict[str, str])

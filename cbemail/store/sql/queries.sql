@@ -135,3 +135,249 @@ update outbox_message set state = 'uncertain', finished_at = $now where state = 
 -- Without a row in the outbox nothing was sent: the same key may run anew.
 delete from idempotency_key
  where status is null and (outbox_id is null or outbox_id not in (select id from outbox_message))
+
+-- add_batch --
+insert into batch (
+  number, id, kind, session_id, name, state, options, token, sealed_key, created_at, send_at, started_at, finished_at,
+  paused_reason, paused_until
+)
+select nextval('batch_number'), $id, $kind, id, $name, 'accepting', $options, $token, $sealed_key, $created_at,
+       $send_at, $started_at, $finished_at, $paused_reason, $paused_until
+  from session
+ where id = $session_id
+returning number
+
+-- find_accepting_batch --
+select number from batch where number = $batch and state = 'accepting'
+
+-- add_batch_content --
+insert into batch_content (batch, number, piece, sealed)
+select number, $number, $piece, $sealed from batch where number = $batch and state = 'accepting'
+
+-- list_batch_content --
+select piece from batch_content where batch = $batch and number = $number order by piece
+
+-- measure_batch_content --
+select coalesce(sum(octet_length(sealed)), 0)::bigint as octets
+  from batch_content
+ where batch = $batch and number = $number
+
+-- load_batch_content --
+select sealed from batch_content where batch = $batch and number = $number and piece = $piece
+
+-- add_batch_contents --
+insert into batch_content (batch, number, piece, sealed)
+select batch.number, content.number, content.piece, content.sealed
+  from (select unnest($numbers::integer[]) as number, unnest($pieces::integer[]) as piece,
+               unnest($sealed::blob[]) as sealed) as content, batch
+ where batch.number = $batch and batch.state = 'accepting'
+
+-- add_batch_messages --
+insert into batch_message (
+  batch, row_number, position, content, state, attempts, claims, message_id, sealed, next_attempt_at, code, detail
+)
+select batch.number, message.row_number, position, content, message.state, 0, 0, message_id, sealed, next_attempt_at,
+       code, detail
+  from (select unnest($rows::integer[]) as row_number, unnest($positions::integer[]) as position,
+               unnest($contents::integer[]) as content, unnest($states::varchar[]) as state,
+               unnest($message_ids::varchar[]) as message_id, unnest($sealed::blob[]) as sealed,
+               unnest($next_attempts::timestamp[]) as next_attempt_at, unnest($codes::varchar[]) as code,
+               unnest($details::varchar[]) as detail) as message, batch
+ where batch.number = $batch and batch.state = 'accepting'
+
+-- record_batch_answer --
+-- Complete from the first moment: there is never a key of a batch that waits for its answer.
+insert into idempotency_key (
+  session_id, operation, key, fingerprint, outbox_id, created_at, status, headers, body
+)
+select session.id, $operation, $key, $fingerprint, batch.id, $created_at, $status, $headers, $body
+  from batch join session on session.id = batch.session_id
+ where batch.number = $batch and batch.state = 'accepting' and session.id = $session_id
+on conflict do nothing
+
+-- publish_batch --
+update batch
+   set state = $state
+ where number = $batch and state = 'accepting' and session_id in (select id from session)
+returning number
+
+-- publish_batch_with_key --
+update batch
+   set state = $state
+ where number = $batch and state = 'accepting'
+   and id in (select outbox_id from idempotency_key
+               where session_id = $session_id and operation = $operation and key = $key)
+returning number
+
+-- discard_batch_content --
+delete from batch_content where batch in (select number from batch where number = $batch and state = 'accepting')
+
+-- discard_batch_messages --
+delete from batch_message where batch in (select number from batch where number = $batch and state = 'accepting')
+
+-- discard_batch --
+delete from batch where number = $batch and state = 'accepting'
+
+-- load_unfinished_batches --
+select * from batch where state in ('queued', 'scheduled', 'running', 'paused') order by number
+
+-- load_undecided_batches --
+select * from batch
+ where state <> 'accepting' and number in (select batch from batch_message where state = 'uncertain')
+ order by number
+
+-- find_batch --
+select * from batch where session_id = $session_id and id = $id and state <> 'accepting'
+
+-- page_batches --
+select * from batch
+ where session_id = $session_id and kind = 'batch' and state <> 'accepting'
+   and ($before::integer is null or number < $before)
+ order by number desc
+ limit $limit
+
+-- count_batch_messages --
+select batch, state, count(*) as messages
+  from batch_message
+ where batch in (select unnest($batches::integer[]))
+ group by batch, state
+
+-- set_batch_state --
+update batch
+   set state = $state, started_at = coalesce(started_at, $started_at), finished_at = $finished_at,
+       paused_reason = $paused_reason, paused_until = $paused_until
+ where number = $batch and state <> 'accepting'
+
+-- last_batch_event --
+select max(sequence) as sequence from batch_event
+
+-- record_batch_events --
+insert into batch_event (
+  sequence, batch, row_number, state, attempts, status, enhanced, detail, next_attempt_at, finished_at
+)
+select unnest($sequences::bigint[]), unnest($batches::integer[]), unnest($rows::integer[]),
+       unnest($states::varchar[]), unnest($attempts::integer[]), unnest($statuses::integer[]),
+       unnest($enhanced::varchar[]), unnest($details::varchar[]), unnest($next_attempts::timestamp[]),
+       unnest($finished::timestamp[])
+
+-- fold_batch_events --
+update batch_message
+   set state = event.state, attempts = event.attempts, status = event.status, enhanced = event.enhanced,
+       detail = event.detail, next_attempt_at = event.next_attempt_at, finished_at = event.finished_at,
+       claims = case when event.state = 'sending' then claims else 0 end
+  from (select * from batch_event
+         where sequence in (select max(sequence) from batch_event group by batch, row_number)) as event
+ where batch_message.batch = event.batch and batch_message.row_number = event.row_number
+
+-- empty_batch_events --
+delete from batch_event
+
+-- find_due_batch_messages --
+select row_number
+  from batch_message
+ where batch = $batch and state in ('queued', 'deferred') and next_attempt_at <= $now and claims < $suspects
+   and row_number not in (select unnest($held::integer[]))
+ order by next_attempt_at, row_number
+ limit $limit
+
+-- find_suspect_batch_message --
+-- A row that was claimed often without an outcome may be what kills the workers: it goes alone.
+select row_number
+  from batch_message
+ where batch = $batch and state in ('queued', 'deferred') and next_attempt_at <= $now and claims >= $suspects
+   and not exists (select 1 from batch_message
+                    where batch = $batch and claims >= $suspects
+                      and row_number in (select unnest($held::integer[])))
+ order by next_attempt_at, row_number
+ limit 1
+
+-- claim_batch_messages --
+-- Of the rows that were found due, those that still are. The bounds are for the engine, which finds rows by them.
+update batch_message
+   set claims = claims + 1
+ where batch = $batch and row_number between $first and $last and row_number in (select unnest($rows::integer[]))
+   and state in ('queued', 'deferred')
+returning *
+
+-- next_due_batch_message --
+select min(next_attempt_at) as next_attempt_at
+  from batch_message
+ where batch = $batch and state in ('queued', 'deferred')
+   and row_number not in (select unnest($held::integer[]))
+
+-- count_batch_messages_to_move --
+select state, count(*) as messages
+  from batch_message
+ where batch = $batch and state in (select unnest($states::varchar[]))
+   and row_number not in (select unnest($held::integer[]))
+ group by state
+
+-- end_batch_messages --
+update batch_message
+   set state = $to, next_attempt_at = null, finished_at = $now
+ where batch = $batch and state in (select unnest($states::varchar[]))
+   and row_number not in (select unnest($held::integer[]))
+
+-- requeue_batch_messages --
+update batch_message
+   set state = 'queued', attempts = 0, claims = 0, next_attempt_at = $now, status = null, enhanced = null,
+       detail = null, finished_at = null
+ where batch = $batch and state in (select unnest($states::varchar[]))
+   and row_number not in (select unnest($held::integer[]))
+
+-- page_batch_messages --
+select * from batch_message
+ where batch = $batch and row_number > $after and ($state::varchar is null or state = $state)
+ order by row_number
+ limit $limit
+
+-- load_undecided_messages --
+select * from batch_message where batch = $batch and state = 'uncertain' order by row_number
+
+-- settle_interrupted_messages --
+update batch_message
+   set state = 'uncertain', next_attempt_at = null, finished_at = $now, detail = $detail
+ where state = 'sending'
+returning row_number
+
+-- forget_unfinished_content --
+delete from batch_content where batch not in (select number from batch where state <> 'accepting')
+
+-- forget_unfinished_messages --
+delete from batch_message where batch not in (select number from batch where state <> 'accepting')
+
+-- forget_unfinished_batches --
+delete from batch where state = 'accepting'
+
+-- list_ended_batches --
+select number from batch where finished_at < $before order by number
+
+-- purge_batch_events --
+delete from batch_event where batch in (select number from batch where number = $batch and finished_at < $before)
+
+-- purge_batch_content --
+delete from batch_content where batch in (select number from batch where number = $batch and finished_at < $before)
+
+-- purge_batch_messages --
+delete from batch_message where batch in (select number from batch where number = $batch and finished_at < $before)
+
+-- purge_batch --
+delete from batch where number = $batch and finished_at < $before
+
+-- delete_batch_events --
+delete from batch_event where batch in (select number from batch where session_id = $id)
+
+-- delete_batch_content --
+delete from batch_content where batch in (select number from batch where session_id = $id)
+
+-- delete_batch_messages --
+delete from batch_message where batch in (select number from batch where session_id = $id)
+
+-- delete_batches --
+delete from batch where session_id = $id
+
+-- count_sent_messages --
+select count(*) as messages
+  from batch_message
+ where batch in (select number from batch where session_id = $session_id)
+   and state = 'sent' and finished_at >= $since

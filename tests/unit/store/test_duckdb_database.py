@@ -14,7 +14,9 @@ import pytest
 from cbemail.errors import Overloaded
 from cbemail.store.database import StatementFailed
 from cbemail.store.duckdb_database import DuckDbDatabase
+from cbemail.store.migrations import load_migrations
 
+FIRST_STEP = load_migrations("duckdb")[:1]  # so that 2 is free, whatever steps follow
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -25,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def database(path: Path) -> AsyncIterator[DuckDbDatabase]:
-    database = await DuckDbDatabase.open(path)
+    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
     yield database
     await database.close()
 
@@ -196,7 +198,7 @@ def failing_disk(path: Path) -> Iterator[None]:
 async def test_a_disk_that_fails_to_sync_ends_the_store_and_keeps_what_was_acknowledged(
     path: Path,
 ) -> None:
-    database = await DuckDbDatabase.open(path)
+    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
     await add(database, 2)
 
     with failing_disk(path):
@@ -218,7 +220,7 @@ async def test_a_disk_that_fails_to_sync_ends_the_store_and_keeps_what_was_ackno
 
 
 async def test_closing_finishes_what_was_asked_and_leaves_one_whole_file(path: Path) -> None:
-    database = await DuckDbDatabase.open(path)
+    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
     writes = [asyncio.create_task(add(database, number)) for number in range(2, 12)]
     await newest(database)  # so that all of them have been asked
 
@@ -233,7 +235,7 @@ async def test_closing_finishes_what_was_asked_and_leaves_one_whole_file(path: P
 
 
 async def test_a_closed_store_refuses_and_may_be_closed_again(path: Path) -> None:
-    database = await DuckDbDatabase.open(path)
+    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
     await database.close()
 
     with pytest.raises(Overloaded, match="shutting down"):

@@ -1,0 +1,416 @@
+"""The memory of batches: what was accepted, what has become of each recipient. The SQL is in ``sql/queries.sql``."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import convert
+
+from cbemail.errors import SessionNotFound
+from cbemail.ids import SessionId
+from cbemail.store.batch_records import (
+    BatchOptions,
+    BatchRecord,
+    BatchState,
+    MessageEvent,
+    MessageRow,
+    NewMessageRow,
+)
+from cbemail.store.database import Database, Row, Statement
+from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
+from cbemail.store.repository import idempotency_record
+
+_INTERRUPTED = "The service stopped while this message was being sent: it may have been delivered."
+_FOLD: list[Statement] = [("fold_batch_events", {}), ("empty_batch_events", {})]
+
+
+class BatchRepository:
+    """Batches, their contents, their messages and the journal of these, over any `Database`.
+
+    A method that changes something returns when the change is on disk. Time is an argument. What belongs to a
+    session goes with it and cannot be added after it: such calls raise `SessionNotFound`. Every method raises
+    `Overloaded` where the database is out of disk or has failed.
+
+    What becomes of a message is appended to a journal, which costs a third of changing its row, and is folded into
+    the rows by the thousand. Nobody sees the difference: whoever asks for rows has the journal folded in first.
+    One instance a database: it numbers the events, and knows whether there are any.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sequence: int | None = None  # of the last event; None: the journal has not been asked
+        self._journalled = 1  # counts calls of `record`; 1: a process before may have left events
+        self._folded = 0  # what `_journalled` was when the last fold was asked for
+
+    # ---- accepting
+
+    async def add_batch(self, record: BatchRecord) -> int:
+        """Begin a batch, whose contents and rows will follow; gives its number. Nobody sees it before `publish`.
+
+        Raises:
+            SessionNotFound: its session has ended.
+        """
+        values = msgspec.structs.asdict(record)
+        del values["number"], values["state"]
+        values["options"] = msgspec.json.encode(record.options).decode()
+        rows = await self._database.execute("add_batch", **values)
+        _require_batch(rows)
+        return int(rows[0]["number"])
+
+    async def add_content(self, batch: int, number: int, pieces: Sequence[bytes]) -> None:
+        """Keep one of the contents of a batch that is being accepted, piece by piece, which bounds the memory it takes.
+
+        Raises:
+            SessionNotFound: the batch went away with its session.
+        """
+        for piece, sealed in enumerate(pieces):
+            values = {"batch": batch, "number": number, "piece": piece, "sealed": sealed}
+            await self._add("add_batch_content", batch, values)
+
+    async def add_contents(self, batch: int, pieces: Sequence[tuple[int, int, bytes]]) -> None:
+        """Keep many small contents at once: the number, the piece and what is sealed of each.
+
+        Raises:
+            SessionNotFound: the batch went away with its session.
+        """
+        values = {
+            "batch": batch,
+            "numbers": [number for number, _, _ in pieces],
+            "pieces": [piece for _, piece, _ in pieces],
+            "sealed": [sealed for _, _, sealed in pieces],
+        }
+        await self._add("add_batch_contents", batch, values)
+
+    async def add_messages(self, batch: int, rows: Sequence[NewMessageRow]) -> None:
+        """Add rows to a batch that is being accepted. A few thousand at a time is best.
+
+        Raises:
+            SessionNotFound: the batch went away with its session.
+        """
+        values = {
+            "batch": batch,
+            "rows": [row.row for row in rows],
+            "positions": [row.position for row in rows],
+            "contents": [row.content for row in rows],
+            "states": [row.state.value for row in rows],
+            "message_ids": [row.message_id for row in rows],
+            "sealed": [row.sealed for row in rows],
+            "next_attempts": [row.next_attempt_at for row in rows],
+            "codes": [row.code for row in rows],
+            "details": [row.detail for row in rows],
+        }
+        await self._add("add_batch_messages", batch, values)
+
+    async def publish(
+        self,
+        batch: int,
+        *,
+        state: BatchState,
+        key: IdempotencyRecord | None = None,
+        answer: StoredResponse | None = None,
+    ) -> IdempotencyRecord | None:
+        """Let an accepted batch be seen, and with it its idempotency key and answer. None: it is done.
+
+        However many publish with one key at a time, one does; the others change nothing, and get the call that has
+        the key.
+
+        Raises:
+            SessionNotFound: the session has ended meanwhile. Nothing was published.
+        """
+        if (key is None) != (answer is None):
+            raise ValueError("a key of a batch is kept with its answer, and only so")
+        if key is None or answer is None:
+            _require_batch(await self._database.execute("publish_batch", batch=batch, state=state))
+            return None
+        named = {"session_id": key.session_id, "operation": key.operation, "key": key.key}
+        kept = named | {
+            "batch": batch,
+            "fingerprint": key.fingerprint,
+            "created_at": key.created_at,
+            "status": answer.status,
+            "headers": msgspec.json.encode(answer.headers).decode(),
+            "body": answer.body,
+        }
+        _, published, found = await self._database.execute_all(
+            [
+                ("record_batch_answer", kept),
+                ("publish_batch_with_key", named | {"batch": batch, "state": state}),
+                ("find_idempotent", named),
+            ]
+        )
+        if published:
+            return None
+        _require_batch(found)
+        return idempotency_record(found[0])
+
+    async def discard(self, batch: int) -> None:
+        """Throw away a batch that is being accepted. One that was published stays."""
+        queries = ("discard_batch_content", "discard_batch_messages", "discard_batch")
+        await self._database.execute_all([(query, {"batch": batch}) for query in queries])
+
+    # ---- batches
+
+    async def load_unfinished(self) -> list[BatchRecord]:
+        """Batches with something left to do, the oldest first."""
+        return _records(await self._database.fetch("load_unfinished_batches"))
+
+    async def load_undecided(self) -> list[BatchRecord]:
+        """Batches, in whatever state, that have uncertain messages."""
+        await self._fold_if_needed()
+        return _records(await self._database.fetch("load_undecided_batches"))
+
+    async def find_batch(self, session_id: SessionId, batch_id: str) -> BatchRecord | None:
+        """The batch, if it is this session's and was published."""
+        rows = await self._database.fetch("find_batch", session_id=session_id, id=batch_id)
+        return _records(rows)[0] if rows else None
+
+    async def page(
+        self, session_id: SessionId, *, before: int | None, limit: int
+    ) -> list[BatchRecord]:
+        """Batches of a session (of the kind ``batch``) whose number is below ``before``, the newest first."""
+        rows = await self._database.fetch(
+            "page_batches", session_id=session_id, before=before, limit=limit
+        )
+        return _records(rows)
+
+    async def counts(self, batches: Sequence[int]) -> dict[int, dict[SendState, int]]:
+        """How many messages each batch has in each state, as of the last fold; only states that occur."""
+        rows = await self._database.fetch("count_batch_messages", batches=list(batches))
+        counts: dict[int, dict[SendState, int]] = {batch: {} for batch in batches}
+        for row in rows:
+            counts[row["batch"]][SendState(row["state"])] = row["messages"]
+        return counts
+
+    async def set_state(
+        self,
+        batch: int,
+        state: BatchState,
+        *,
+        started_at: datetime | None = None,
+        finished_at: datetime | None = None,
+        paused_reason: str | None = None,
+        paused_until: datetime | None = None,
+    ) -> None:
+        """Remember the state of a published batch, with all that goes with it: what is not given is cleared.
+
+        Only ``started_at`` is set once, and stays as it was first given. A batch that is gone is passed over.
+        """
+        await self._database.execute(
+            "set_batch_state",
+            batch=batch,
+            state=state,
+            started_at=started_at,
+            finished_at=finished_at,
+            paused_reason=paused_reason,
+            paused_until=paused_until,
+        )
+
+    # ---- sending
+
+    async def claim(
+        self, batch: int, *, now: datetime, held: Sequence[int], limit: int, suspects: int
+    ) -> list[MessageRow]:
+        """Take up to ``limit`` rows that are due, the longest overdue first.
+
+        ``held`` are those the caller has taken and recorded no outcome of: nothing else keeps a row from being
+        given again. So a batch has one caller at a time.
+
+        Every claim is counted before this returns, until the row has an outcome. One that was claimed ``suspects``
+        times without any may be what kills the process: it is taken only when no other row is due, and no second
+        one while it is held.
+        """
+        await self._fold_if_needed()
+        due = {"batch": batch, "now": now, "held": list(held), "suspects": suspects}
+        found = await self._database.fetch("find_due_batch_messages", limit=limit, **due)
+        if not found and limit:
+            found = await self._database.fetch("find_suspect_batch_message", **due)
+        if not found:
+            return []
+        rows = [row["row_number"] for row in found]
+        claimed = _messages(
+            await self._database.execute(
+                "claim_batch_messages", batch=batch, rows=rows, first=min(rows), last=max(rows)
+            )
+        )
+        claimed.sort(key=lambda row: (row.next_attempt_at or now, row.row))
+        return claimed
+
+    async def next_due(self, batch: int, *, held: Sequence[int]) -> datetime | None:
+        """When the next row that is not ``held`` may be tried. None: no row is left to be tried."""
+        await self._fold_if_needed()
+        rows = await self._database.fetch("next_due_batch_message", batch=batch, held=list(held))
+        due: datetime | None = rows[0]["next_attempt_at"]
+        return due
+
+    async def record(self, events: Sequence[MessageEvent]) -> None:
+        """Append to the journal, in one transaction. Of one row the later event counts."""
+        if not events:
+            return
+        first = await self._number_events(len(events))
+        self._journalled += 1
+        await self._database.execute(
+            "record_batch_events",
+            sequences=list(range(first, first + len(events))),
+            batches=[event.batch for event in events],
+            rows=[event.row for event in events],
+            states=[event.state.value for event in events],
+            attempts=[event.attempts for event in events],
+            statuses=[event.status for event in events],
+            enhanced=[event.enhanced for event in events],
+            details=[event.detail for event in events],
+            next_attempts=[event.next_attempt_at for event in events],
+            finished=[event.finished_at for event in events],
+        )
+
+    async def fold(self) -> None:
+        """Bring the rows up to date with the journal, and empty it.
+
+        The latest event of a row says all about it: what that leaves out is cleared. An outcome (any state but
+        ``sending``) ends the row's count of claims.
+        """
+        await self._fold_if_needed()
+
+    async def sent_since(self, session_id: SessionId, since: datetime) -> int:
+        """How many messages of a session's batches were sent since then."""
+        await self._fold_if_needed()
+        rows = await self._database.fetch("count_sent_messages", session_id=session_id, since=since)
+        return int(rows[0]["messages"])
+
+    # ---- steering
+
+    async def move_messages(
+        self,
+        batch: int,
+        *,
+        states: Sequence[SendState],
+        to: SendState,
+        now: datetime,
+        held: Sequence[int] = (),
+    ) -> dict[SendState, int]:
+        """Move all rows in ``states``, but those ``held``; says how many left each state.
+
+        To ``queued`` they go as good as new, due at once; to any other state for good, finished ``now``.
+        """
+        chosen = {"batch": batch, "states": [state.value for state in states], "held": list(held)}
+        if to is SendState.QUEUED:
+            move: Statement = ("requeue_batch_messages", chosen | {"now": now})
+        elif to in {SendState.SENDING, SendState.DEFERRED}:
+            raise ValueError(f"messages do not become {to} in bulk")
+        else:
+            move = ("end_batch_messages", chosen | {"now": now, "to": to})
+        rows, _ = await self._folding(("count_batch_messages_to_move", chosen), move)
+        return {SendState(row["state"]): row["messages"] for row in rows}
+
+    # ---- messages
+
+    async def messages(
+        self, batch: int, *, state: SendState | None, after: int | None, limit: int
+    ) -> list[MessageRow]:
+        """Rows after the row ``after``, in their order; those in ``state``, or all."""
+        await self._fold_if_needed()
+        first = -1 if after is None else after
+        rows = await self._database.fetch(
+            "page_batch_messages", batch=batch, state=state, after=first, limit=limit
+        )
+        return _messages(rows)
+
+    async def rejected(self, batch: int, limit: int) -> list[MessageRow]:
+        """The first rows that were never queued."""
+        return await self.messages(batch, state=SendState.REJECTED, after=None, limit=limit)
+
+    async def undecided(self, batch: int) -> list[MessageRow]:
+        """Every row that is uncertain."""
+        await self._fold_if_needed()
+        return _messages(await self._database.fetch("load_undecided_messages", batch=batch))
+
+    async def load_content(self, batch: int, number: int) -> list[bytes]:
+        """The pieces of a content, one read each: the engine holds one of them at a time."""
+        pieces = await self._database.fetch("list_batch_content", batch=batch, number=number)
+        content: list[bytes] = []
+        for row in pieces:
+            found = await self._database.fetch(
+                "load_batch_content", batch=batch, number=number, piece=row["piece"]
+            )
+            content += [piece["sealed"] for piece in found]
+        return content
+
+    async def content_octets(self, batch: int, number: int) -> int:
+        """How large a content is, without reading it."""
+        [row] = await self._database.fetch("measure_batch_content", batch=batch, number=number)
+        return int(row["octets"])
+
+    # ---- housekeeping
+
+    async def recover(self, now: datetime) -> int:
+        """Rule on what a process that died has left: to be called at start, before any claim.
+
+        What was being sent may have been delivered: it becomes ``uncertain``; says how many did. Batches that were
+        being accepted are thrown away: nobody has been told of them.
+        """
+        uncertain, *_ = await self._folding(
+            ("settle_interrupted_messages", {"now": now, "detail": _INTERRUPTED}),
+            ("forget_unfinished_content", {}),
+            ("forget_unfinished_messages", {}),
+            ("forget_unfinished_batches", {}),
+        )
+        return len(uncertain)
+
+    async def purge(self, before: datetime) -> None:
+        """Forget batches that finished before then, with everything of theirs; one after the other, lest others wait."""
+        queries = (
+            "purge_batch_events",
+            "purge_batch_content",
+            "purge_batch_messages",
+            "purge_batch",
+        )
+        for row in await self._database.fetch("list_ended_batches", before=before):
+            values = {"batch": row["number"], "before": before}
+            await self._database.execute_all([(query, values) for query in queries])
+
+    async def _add(self, query: str, batch: int, values: dict[str, object]) -> None:
+        _, found = await self._database.execute_all(
+            [(query, values), ("find_accepting_batch", {"batch": batch})]
+        )
+        _require_batch(found)
+
+    async def _number_events(self, count: int) -> int:
+        """The number of the first of so many events."""
+        if self._sequence is None:
+            [row] = await self._database.fetch("last_batch_event")
+            if self._sequence is None:  # another call may have asked meanwhile
+                self._sequence = row["sequence"] or 0
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+    async def _fold_if_needed(self) -> None:
+        if self._folded < self._journalled:
+            await self._folding()
+
+    async def _folding(self, *statements: Statement) -> list[list[Row]]:
+        """The results of ``statements``, with the journal folded in before, in the same transaction."""
+        if self._folded >= self._journalled:
+            return await self._database.execute_all(statements)
+        folded = self._journalled
+        _, _, *results = await self._database.execute_all([*_FOLD, *statements])
+        self._folded = max(self._folded, folded)
+        return results
+
+
+def _require_batch(rows: list[Row]) -> None:
+    """Statements that need a batch, and a session it belongs to, find no row to work on where that has ended."""
+    if not rows:
+        raise SessionNotFound("There is no such session.")
+
+
+def _records(rows: list[Row]) -> list[BatchRecord]:
+    return [
+        convert(
+            row | {"options": msgspec.json.decode(row["options"], type=BatchOptions)}, BatchRecord
+        )
+        for row in rows
+    ]
+
+
+def _messages(rows: list[Row]) -> list[MessageRow]:
+    return [convert(row | {"row": row["row_number"]}, MessageRow) for row in rows]
