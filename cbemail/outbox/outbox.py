@@ -27,6 +27,7 @@ from cbemail.errors import (
     UpstreamUnavailable,
 )
 from cbemail.ids import OutboxId, SessionId, new_outbox_id
+from cbemail.outbox.pacing import Upstreams
 from cbemail.outbox.sent import Original, Saved, SentFolder
 from cbemail.smtp.envelope import Envelope
 from cbemail.smtp.outcome import (
@@ -56,10 +57,10 @@ RESPONSE_CHARACTERS = 500  # of the server's final reply, which holds its queue 
 
 
 class Rejected(Struct, frozen=True):
-    """A recipient the server refused, while it took the message for others."""
+    """A recipient that does not get the message. ``status`` is None where no server's reply decided that."""
 
     address: str
-    status: int
+    status: int | None
     enhanced: str | None
     detail: str
 
@@ -109,6 +110,7 @@ class Outbox:
         self,
         repository: Repository,
         smtp: SmtpPool,
+        upstreams: Upstreams,
         sent: SentFolder,
         clock: Clock,
         render: Render,
@@ -117,6 +119,7 @@ class Outbox:
     ) -> None:
         self._repository = repository
         self._smtp = smtp
+        self._upstreams = upstreams
         self._sent = sent
         self._clock = clock
         self._render = render
@@ -247,6 +250,9 @@ class Outbox:
         if isinstance(outcome, NotSent) and outcome.reason is Interruption.LOST:
             async with self._smtp.lease(submission.session_id) as connection:
                 outcome = await connection.submit(submission.envelope)
+        if isinstance(outcome, Accepted):
+            upstream = self._upstreams.of(submission.session_id)
+            upstream.succeeded(asyncio.get_running_loop().time())
         return outcome
 
     async def _settle(

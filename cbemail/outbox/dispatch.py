@@ -1,0 +1,371 @@
+"""Keeps a courier on every batch that has something to send, and all of them off each other's feet.
+
+The supervisor of the outbox: a courier that fails by a defect of ours is started again, after a pause that doubles; a
+batch that is paused for a time goes on by itself; what concerns an account concerns all of its batches.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import Struct
+
+from cbemail.clock import Clock
+from cbemail.errors import CbemailError
+from cbemail.ids import SessionId
+from cbemail.outbox.batch import Rejection
+from cbemail.outbox.courier import Courier, Orders, Tools
+from cbemail.outbox.journal import Journal
+from cbemail.outbox.live import LiveBatch
+from cbemail.outbox.pacing import Upstreams
+from cbemail.outbox.reconcile import ReconcilePolicy, Reconciler
+from cbemail.outbox.retry import RetryPolicy
+from cbemail.outbox.room import Room
+from cbemail.outbox.sealing import BatchKey
+from cbemail.outbox.sent import SentFolder
+from cbemail.outbox.workshop import Job, Workshop, open_recipient
+from cbemail.sessions.registry import Sessions
+from cbemail.sessions.vault import Vault, VaultError
+from cbemail.smtp.circuit import CircuitPolicy
+from cbemail.smtp.pool import SmtpPool
+from cbemail.store.batch_records import BatchRecord, BatchState, MessageEvent
+from cbemail.store.batches import BatchRepository
+from cbemail.store.records import SendState
+
+log = logging.getLogger(__name__)
+
+BODIES_OCTETS = 64 * 1024 * 1024  # of large messages in memory, over all batches
+COPIES = 4  # messages on their way to Sent folders at once; sending waits for them
+LONGEST_SLEEP = 60.0  # seconds: the wall clock may be set meanwhile
+_SCOPED = ("content-refused",)  # pauses of one batch; the others are of the account
+
+
+class Policy(Struct, frozen=True):
+    """Times that tests shorten."""
+
+    retry: RetryPolicy = RetryPolicy()
+    reconcile: ReconcilePolicy = ReconcilePolicy()
+    circuit: CircuitPolicy = CircuitPolicy()
+    restart_seconds: float = 1.0  # before a failed courier is started again; doubles
+
+
+class Dispatch:
+    """The batches that are not over, each with a task that carries it."""
+
+    def __init__(
+        self,
+        repository: BatchRepository,
+        sessions: Sessions,
+        vault: Vault,
+        smtp: SmtpPool,
+        upstreams: Upstreams,
+        sent: SentFolder,
+        clock: Clock,
+        policy: Policy,
+    ) -> None:
+        self._repository = repository
+        self._sessions = sessions
+        self._vault = vault
+        self._upstreams = upstreams
+        self._sent = sent
+        self._clock = clock
+        self._policy = policy
+        self.journal = Journal(repository)
+        self._tools = Tools(
+            repository, self.journal, smtp, Room(BODIES_OCTETS), clock, policy.retry
+        )
+        self._lives: dict[str, LiveBatch] = {}
+        self._couriers: dict[int, Courier] = {}
+        self._carriers: set[asyncio.Task[None]] = set()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._copying = asyncio.Semaphore(COPIES)
+        self._reconciler = Reconciler(
+            repository, self.journal, sent, self._live_or_ended, clock, policy.reconcile
+        )
+        self._reconciling: asyncio.Task[None] | None = None
+        self.draining = asyncio.Event()
+        self.troubled: set[str] = (
+            set()
+        )  # batches whose courier has failed, and is to be started again
+
+    # ---- the whole
+
+    async def start(self) -> int:
+        """Take up where the last process ended; says how many messages are uncertain because of how it ended."""
+        uncertain = await self._repository.recover(self._clock())
+        records = await self._repository.load_unfinished()
+        counts = await self._repository.counts([record.number for record in records])
+        for record in records:
+            rejections = await self.rejections(record)
+            self.take_up(record, counts.get(record.number, {}), rejections)
+        for record in await self._repository.load_undecided():
+            self._reconciler.arm(record)
+        self._reconciling = asyncio.create_task(self._reconciler.run())
+        return uncertain
+
+    def begin_drain(self) -> None:
+        """Begin nothing more. What is under way goes on."""
+        self.draining.set()
+        for courier in self._couriers.values():
+            courier.stop()
+        for live in self._lives.values():
+            live.nudged.set()
+
+    def break_off(self) -> None:
+        """Carry nothing to its end."""
+        for courier in self._couriers.values():
+            courier.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is under way end, within so many seconds; then break it off. All that is known goes to disk."""
+        self.begin_drain()
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+        if self._carriers:
+            await asyncio.wait(self._carriers, timeout=seconds)
+        self.break_off()
+        tasks = {*self._carriers, *self._chores}
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        for task in tasks:
+            task.cancel()
+        await self.journal.flush(2.0)
+
+    # ---- batches
+
+    def find(self, batch_id: str) -> LiveBatch | None:
+        return self._lives.get(batch_id)
+
+    def of_session(self, session_id: SessionId) -> list[LiveBatch]:
+        return [live for live in self._lives.values() if live.record.session_id == session_id]
+
+    def take_up(
+        self, record: BatchRecord, counts: dict[SendState, int], rejections: Sequence[Rejection]
+    ) -> LiveBatch:
+        """Carry this batch from now on, until it ends."""
+        live = LiveBatch(record, counts, rejections, self._clock)
+        if not self._sessions.exists(record.session_id):  # it ended in this very moment
+            live.change(state=BatchState.CANCELLED)
+            return live
+        self._lives[record.id] = live
+        carrier = asyncio.create_task(self._carry(live))
+        self._carriers.add(carrier)
+        carrier.add_done_callback(self._carriers.discard)
+        return live
+
+    async def rejections(self, record: BatchRecord, limit: int = 100) -> list[Rejection]:
+        rows = await self._repository.rejected(record.number, limit)
+        key = self.key_of(record) if rows else None
+        return [
+            Rejection(
+                index=row.position,
+                to=open_recipient(key, row).address if key is not None else "",
+                code=row.code or "",
+                detail=row.detail or "",
+            )
+            for row in rows
+        ]
+
+    def key_of(self, record: BatchRecord) -> BatchKey:
+        """Raises VaultError: SECRET_KEY is another one now."""
+        return BatchKey(self._vault.open(record.session_id, "batch", record.sealed_key))
+
+    def forget_session(self, session_id: SessionId) -> None:
+        """The session has ended, and its rows with it: nothing more of it goes out."""
+        for live in self.of_session(session_id):
+            self._drop(live)
+            live.change(state=BatchState.CANCELLED)
+            live.nudged.set()
+        self._upstreams.forget(session_id)
+
+    def resume_session(self, session_id: SessionId) -> None:
+        """The session has new credentials: what waited for them goes on."""
+        for live in self.of_session(session_id):
+            if live.record.paused_reason == "credentials-stale":
+                self.spawn(self.unpause(live))
+
+    async def set_state(
+        self,
+        live: LiveBatch,
+        state: BatchState,
+        *,
+        started_at: datetime | None = None,
+        finished_at: datetime | None = None,
+        paused_reason: str | None = None,
+    ) -> None:
+        """Put a batch into a state, on disk first. When it began to be sent is kept; what else is not given, is not."""
+        started_at = live.record.started_at or started_at
+        await self._repository.set_state(
+            live.number,
+            state,
+            started_at=started_at,
+            finished_at=finished_at,
+            paused_reason=paused_reason,
+        )
+        live.change(
+            state=state,
+            started_at=started_at,
+            finished_at=finished_at,
+            paused_reason=paused_reason,
+            paused_until=None,
+        )
+        live.nudged.set()
+
+    async def unpause(self, live: LiveBatch) -> None:
+        """Go on with what was paused: when it is due, if it was not before."""
+        if live.record.state is not BatchState.PAUSED:
+            return
+        send_at = live.record.send_at
+        later = send_at is not None and send_at > self._clock()
+        await self.set_state(live, BatchState.SCHEDULED if later else BatchState.QUEUED)
+        live.expect(self._clock())
+
+    def spawn(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._tolerantly(chore))
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def _tolerantly(self, chore: Coroutine[Any, Any, None]) -> None:
+        try:
+            await chore
+        except CbemailError as error:
+            log.warning("a chore of the outbox failed: %s", error.code)
+
+    def _live_or_ended(self, record: BatchRecord) -> LiveBatch:
+        """For the journal, which counts: what becomes of a batch that is over is counted by the store alone."""
+        return self._lives.get(record.id) or LiveBatch(record, {}, (), self._clock)
+
+    def _drop(self, live: LiveBatch) -> None:
+        self._lives.pop(live.record.id, None)
+        self._reconciler.forget(live.number)
+
+    # ---- one batch
+
+    async def _carry(self, live: LiveBatch) -> None:
+        """From now to its end, or to the end of the service."""
+        pause = self._policy.restart_seconds
+        while not live.ended and not self.draining.is_set():
+            try:
+                await self._step(live)
+            except CbemailError as error:
+                log.warning("%s cannot be carried just now: %s", live.record.id, error.code)
+            except Exception:
+                log.exception("the courier of %s failed, and is started again", live.record.id)
+                self.troubled.add(live.record.id)
+            else:
+                pause = self._policy.restart_seconds
+                self.troubled.discard(live.record.id)
+                continue
+            await self._sleep(live, pause)
+            pause = min(pause * 2, LONGEST_SLEEP)
+        self.troubled.discard(live.record.id)
+        if live.ended:
+            self._lives.pop(live.record.id, None)
+
+    async def _step(self, live: LiveBatch) -> None:
+        """One thing that is to be done for a batch in its state, or the wait for it."""
+        record = live.record
+        match record.state:
+            case BatchState.SCHEDULED:
+                seconds = (record.send_at - self._clock()).total_seconds() if record.send_at else 0
+                if seconds <= 0:
+                    await self.set_state(live, BatchState.QUEUED)
+                else:
+                    await self._sleep(live, seconds)
+            case BatchState.PAUSED:
+                until = record.paused_until
+                seconds = (until - self._clock()).total_seconds() if until else LONGEST_SLEEP
+                if seconds <= 0:
+                    await self.unpause(live)
+                else:
+                    await self._sleep(live, seconds)
+            case BatchState.QUEUED:
+                await self.set_state(live, BatchState.RUNNING, started_at=self._clock())
+            case BatchState.RUNNING:
+                await self._run(live)
+            case _:
+                return
+
+    async def _run(self, live: LiveBatch) -> None:
+        try:
+            key = self.key_of(live.record)
+        except VaultError:
+            log.error("%s cannot be opened with the present SECRET_KEY", live.record.id)  # noqa: TRY400 - no traceback: nothing more to learn
+            await self.set_state(live, BatchState.PAUSED, paused_reason="credentials-stale")
+            return
+        courier = Courier(
+            live,
+            Workshop(self._repository, live.record, key),
+            self._upstreams.of(live.record.session_id),
+            self._tools,
+            Orders(
+                halt=lambda reason, pause: self._halt(live, reason, pause),
+                settled=lambda job, events: self._settled(live, job, events),
+            ),
+        )
+        self._couriers[live.number] = courier
+        try:
+            await courier.run()
+        finally:
+            del self._couriers[live.number]
+        if live.may_send and not live.unsettled:
+            await self._repository.fold()
+            await self.set_state(live, BatchState.COMPLETED, finished_at=self._clock())
+        elif live.may_send and live.due_at is None:
+            await self._sleep(live, LONGEST_SLEEP)  # a message is uncertain, and may be sent again
+
+    async def _sleep(self, live: LiveBatch, seconds: float) -> None:
+        """Until the batch is changed, or that time is over; at shutdown both have happened."""
+        if self.draining.is_set():
+            return
+        live.nudged.clear()
+        try:
+            async with asyncio.timeout(min(max(seconds, 0.01), LONGEST_SLEEP)):
+                await live.nudged.wait()
+        except TimeoutError:
+            pass
+
+    # ---- what couriers tell
+
+    def _halt(self, live: LiveBatch, reason: str, pause: timedelta | None) -> None:
+        """Pause a batch, or with the account all that it has; at once here, on disk as soon as may be."""
+        until = self._clock() + pause if pause is not None else None
+        if reason == "credentials-stale":
+            self.spawn(self._sessions.refused(live.record.session_id))
+        concerned = [live] if reason in _SCOPED else self.of_session(live.record.session_id)
+        for each in concerned:
+            if each.may_send:
+                each.change(state=BatchState.PAUSED, paused_reason=reason, paused_until=until)
+                each.nudged.set()
+                self.spawn(
+                    self._repository.set_state(
+                        each.number,
+                        BatchState.PAUSED,
+                        started_at=each.record.started_at,
+                        paused_reason=reason,
+                        paused_until=until,
+                    )
+                )
+
+    async def _settled(self, live: LiveBatch, job: Job, events: Sequence[MessageEvent]) -> None:
+        states = {event.state for event in events}
+        if SendState.UNCERTAIN in states:
+            self._reconciler.arm(live.record)
+        if SendState.SENT in states and (live.record.options.save_to_sent or job.original):
+            await self._copying.acquire()
+            self.spawn(self._file(live.record, job))
+
+    async def _file(self, record: BatchRecord, job: Job) -> None:
+        """Keep a copy of a sent message. One that may have been kept, though that was not told, is not kept twice."""
+        session_id = record.session_id
+        try:
+            if record.options.save_to_sent:
+                saved = await self._sent.save(session_id, job.envelope.content)
+                if saved is None and not await self._sent.holds(session_id, job.rows[0].message_id):
+                    await self._sent.save(session_id, job.envelope.content)
+            if job.original is not None:
+                await self._sent.mark(session_id, job.original)
+        finally:
+            self._copying.release()
