@@ -1,19 +1,21 @@
 """The command `cbemail`: serve the API, make keys."""
 
 import argparse
+import asyncio
 import os
 import re
 import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cbemail.app import create_app
+from cbemail.app import ANSWER_SECONDS, create_app
 from cbemail.logs import logging_to
 from cbemail.settings import Settings, SettingsError, load_environ
 from cbemail.store.database import StoreUnusable
@@ -64,9 +66,10 @@ def _serve(directory: Path) -> int:
     for shutdown in (signal.SIGTERM, signal.SIGINT):
         # Having shut down, uvicorn raises the signal again, to die of it: our exit status is 0, the logs written.
         signal.signal(shutdown, lambda *_: None)
-    app = _KeepStoreUnusable(create_app(settings))
+    service = create_app(settings)
+    app = _KeepStoreUnusable(service)
     with logging_to(sys.stdout, level=settings.log_level, style=settings.log_format):
-        server = uvicorn.Server(_uvicorn_config(app, settings))
+        server = _Server(_uvicorn_config(app, settings), service.begin_drain)
         with suppress(SystemExit):  # uvicorn's, of a start that failed; the status is ours to give
             server.run()
     if app.store_unusable is not None:
@@ -88,8 +91,21 @@ def _uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         server_header=False,
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         timeout_keep_alive=75,  # longer than a proxy's 60 s, or it would send into a connection just closed
-        timeout_graceful_shutdown=8,  # container runtimes kill after 10 s
+        timeout_graceful_shutdown=ANSWER_SECONDS,
     )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which tells the service at once that it is to stop, rather than when the last request has ended."""
+
+    def __init__(self, config: uvicorn.Config, begin_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._begin_drain = begin_drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # no loop runs yet, so there is nothing to stop
+            asyncio.get_running_loop().call_soon_threadsafe(self._begin_drain)
+        super().handle_exit(sig, frame)
 
 
 class _KeepStoreUnusable:

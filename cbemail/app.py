@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
 from typing import Any, ParamSpec
 
 from starlette.applications import Starlette
@@ -14,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from cbemail.api.middleware import Front
 from cbemail.api.openapi import build_openapi
@@ -33,7 +36,12 @@ from cbemail.mailbox.actions import MailboxActions
 from cbemail.mailbox.cache import SummaryCache
 from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.view import MailboxView
+from cbemail.outbox.accept import Acceptance
+from cbemail.outbox.batches import Batches
+from cbemail.outbox.dispatch import Dispatch, Policy
+from cbemail.outbox.limits import ProviderLimits, limits_of
 from cbemail.outbox.outbox import Outbox
+from cbemail.outbox.pacing import Upstreams
 from cbemail.outbox.sent import SentFolder
 from cbemail.sessions.keys import KeyRing
 from cbemail.sessions.registry import Sessions
@@ -41,48 +49,85 @@ from cbemail.sessions.tokens import ApiKeys, Tokens
 from cbemail.sessions.vault import Vault
 from cbemail.settings import Settings
 from cbemail.smtp.pool import SmtpPool
+from cbemail.store.batches import BatchRepository
 from cbemail.store.database import Database, StoreUnusable
 from cbemail.store.duckdb_database import DuckDbDatabase
+from cbemail.store.files import make_folder
 from cbemail.store.repository import Repository
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
-DRAIN_SECONDS = 8.0  # for what is being sent at shutdown; container engines kill after 10
+DRAIN_SECONDS = 8.0  # from the signal to the end of sending; container engines kill after 10
+ANSWER_SECONDS = 4  # of them, for requests that are under way
+LAST_SECONDS = 1.0  # for sending in any case, had the requests taken longer
 UPKEEP_SECONDS = 60.0  # between writes of when sessions were last used
 KEYS_KEPT = timedelta(hours=24)  # idempotency keys, and the answers to them
-SENDS_KEPT = timedelta(days=30)  # what became of single messages, for GET /api/send/{id}
+SENDS_KEPT = timedelta(days=30)  # what became of messages and batches, after their end
 
 
-def create_app(settings: Settings) -> ASGIApp:
+class Service:
     """The service as an ASGI application. Nothing is opened before its lifespan starts."""
 
+    def __init__(self, settings: Settings, policy: Policy) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._services: Services | None = None
+        self._drain_ends: float | None = None
+        app = Starlette(
+            routes=_routes(),
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: _no_route},
+        )
+        app.router.redirect_slashes = False
+        app.state.openapi = build_openapi(OPERATIONS, version("cbemail"))
+        self._front = Front(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._front(scope, receive, send)
+
+    def begin_drain(self) -> None:
+        """The process has been told to stop: no new message is begun, and held requests are let go. Told twice, it
+        breaks off what is under way."""
+        if self._services is None:
+            return
+        if self._drain_ends is None:
+            self._drain_ends = monotonic() + DRAIN_SECONDS
+            self._services.batches.begin_drain()
+        else:
+            self._services.batches.break_off()
+
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            services = await _open(settings, stack)
+            self._services = services = await _open(self._settings, self._policy, stack)
+            stack.push_async_callback(self._drain, services)
             yield {"services": services}
 
-    app = Starlette(
-        routes=_routes(),
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _no_route},
-    )
-    app.router.redirect_slashes = False
-    app.state.openapi = build_openapi(OPERATIONS, version("cbemail"))
-    return Front(app)
+    async def _drain(self, services: Services) -> None:
+        if self._drain_ends is None:
+            self.begin_drain()
+        left = max((self._drain_ends or 0.0) - monotonic(), LAST_SECONDS)
+        await asyncio.gather(
+            services.outbox.drain(left),
+            services.acceptance.drain(left),
+            services.batches.drain(left),
+        )
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
+def create_app(settings: Settings, policy: Policy | None = None) -> Service:
+    """The service, with its usual times, or with those of a test."""
+    return Service(settings, policy or Policy())
+
+
+async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Services:
     """Open everything, in an order in which each part may rely on those before it; ``stack`` closes in reverse."""
     database = await DuckDbDatabase.open(settings.db_path)
     stack.callback(_tell_failure, database)  # after all is closed
     stack.push_async_callback(database.close)
     repository = Repository(database)
-    uncertain = await repository.settle_interrupted_sends(now())
-    if uncertain:
-        log.warning("%d sends were interrupted, and are uncertain now", uncertain)
+    spool = _empty_spool(settings.db_path)
 
     hosts = MailHosts(
         allow_networks=settings.allow_mail_networks,
@@ -96,9 +141,10 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
         expire_minutes=settings.access_token_expire_minutes,
         refresh_days=settings.session_ttl_days,
     )
+    vault = Vault(keyring)
     sessions = Sessions(
         repository,
-        Vault(keyring),
+        vault,
         tokens,
         hosts,
         now,
@@ -115,24 +161,46 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
     )
     stack.callback(imap.close)
 
-    async def smtp_host(session_id: SessionId) -> str:
-        return sessions.require(session_id).smtp.host
+    def smtp_host(session_id: SessionId) -> str:
+        server = sessions.require(session_id).smtp
+        return f"{server.host.lower()}:{server.port}"
 
+    def sending_limits(session_id: SessionId) -> ProviderLimits:
+        session = sessions.require(session_id)
+        return limits_of(session.smtp.host, session.email)
+
+    upstreams = Upstreams(sending_limits)
     smtp = SmtpPool(
         sessions.connect_smtp,
         smtp_host,
+        limit_of=upstreams.connections,
+        per_session=ProviderLimits().connections,
         per_host=settings.smtp_connections_per_host,
         messages_per_connection=settings.smtp_messages_per_connection,
+        circuit=policy.circuit,
     )
     stack.push_async_callback(smtp.aclose)
 
     directory = FolderDirectory(imap)
     cache = SummaryCache()
-    sessions.on_end += [imap.close_session, smtp.close_session, directory.forget, cache.forget]
-    outbox = Outbox(repository, smtp, SentFolder(imap, directory), now, render)
-    stack.push_async_callback(outbox.drain, DRAIN_SECONDS)
+    sent = SentFolder(imap, directory)
+    outbox = Outbox(repository, smtp, upstreams, sent, now, render)
+    stored_batches = BatchRepository(database)
+    dispatch = Dispatch(stored_batches, sessions, vault, smtp, upstreams, sent, now, policy)
+    sessions.on_end += [
+        imap.close_session,
+        smtp.close_session,
+        directory.forget,
+        cache.forget,
+        dispatch.forget_session,
+    ]
+    sessions.on_renewal += [imap.close_session, smtp.close_session, dispatch.resume_session]
+    uncertain = await repository.settle_interrupted_sends(now()) + await dispatch.start()
+    if uncertain:
+        log.warning("%d messages were interrupted, and are uncertain now", uncertain)
+    batches = Batches(stored_batches, dispatch, now)
 
-    upkeep = asyncio.create_task(_keep_up(sessions, repository))
+    upkeep = asyncio.create_task(_keep_up(sessions, repository, stored_batches))
     stack.push_async_callback(_stop, upkeep)
     watch = asyncio.create_task(_exit_when_failed(database))
     stack.push_async_callback(_stop, watch)
@@ -151,16 +219,20 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Services:
         view=MailboxView(imap, directory, cache, now),
         actions=MailboxActions(imap, directory, now),
         outbox=outbox,
+        batches=batches,
+        acceptance=Acceptance(stored_batches, repository, batches, vault, now),
+        spool=spool,
     )
 
 
-async def _keep_up(sessions: Sessions, repository: Repository) -> None:
+async def _keep_up(sessions: Sessions, repository: Repository, batches: BatchRepository) -> None:
     """What is written or cleared away now and then. A store that is full or failed for the moment ends nothing."""
     while True:
         await asyncio.sleep(UPKEEP_SECONDS)
         await _tolerantly(sessions.save_use)
         await _tolerantly(sessions.end_unused)
         await _tolerantly(repository.purge_expired, now(), keys=KEYS_KEPT, sends=SENDS_KEPT)
+        await _tolerantly(batches.purge, now() - SENDS_KEPT)
 
 
 async def _tolerantly(
@@ -186,6 +258,14 @@ def _tell_failure(database: Database) -> None:
         raise StoreUnusable(
             "The store failed while it was in use: look at the disk, and start again."
         )
+
+
+def _empty_spool(db_path: Path) -> Path:
+    """The folder for files on their way in and out, beside the store; what a process that died left there is gone."""
+    spool = db_path.resolve().parent / "spool"
+    shutil.rmtree(spool, ignore_errors=True)
+    make_folder(spool)
+    return spool
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

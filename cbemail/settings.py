@@ -230,6 +230,14 @@ class Settings:
     max_message_mb: Annotated[
         int, Variable("25", _integer(1, 150), "The largest message to accept for sending, in MB.")
     ]
+    max_batch_mb: Annotated[
+        int,
+        Variable(
+            "512",
+            _integer(1, 4096),
+            "The largest batch to accept, with its file of recipients, in MB; in JSON 128 at most.",
+        ),
+    ]
     session_ttl_days: Annotated[
         int, Variable("30", _integer(1, 3650), "An unused session ends after this.")
     ]

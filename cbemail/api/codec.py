@@ -2,7 +2,8 @@
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from cbemail.errors import (
     UnsupportedMediaType,
 )
 
+Octets = bytes | bytearray | msgspec.Raw
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -25,7 +27,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Decoder(Protocol[T_co]):
     """`msgspec.json.Decoder`, as far as it is used here."""
 
-    def decode(self, data: bytes, /) -> T_co: ...
+    def decode(self, data: Octets, /) -> T_co: ...
 
 
 _encode = msgspec.json.Encoder().encode
@@ -46,18 +48,22 @@ def no_content() -> Response:
 
 
 async def read_octets(request: Request[Any], limit: int) -> bytes:
-    """The body, which is given up as soon as it is larger than ``limit`` octets, whatever Content-Length says."""
+    """The body, at most ``limit`` octets of it, in one piece."""
+    return b"".join([chunk async for chunk in read_chunks(request, limit)])
+
+
+async def read_chunks(request: Request[Any], limit: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. It is given up once it is larger than ``limit`` octets, whatever Content-Length says."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
         raise _too_large(limit)
-    chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            yield chunk
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
@@ -77,7 +83,7 @@ def require_json(request: Request[Any]) -> None:
         raise UnsupportedMediaType("This call takes a body of Content-Type application/json.")
 
 
-def decode_json(data: bytes, decoder: Decoder[T]) -> T:
+def decode_json(data: Octets, decoder: Decoder[T]) -> T:
     """``data`` as the struct ``decoder`` knows.
 
     Raises:

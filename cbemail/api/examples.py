@@ -18,6 +18,18 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "move_message": {"destination": "\\Archive"},
     "copy_message": {"destination": "Projects/2026"},
     "mark_message": {"read": True, "add_flags": ["$Forwarded"]},
+    "send_batch": {
+        "name": "Invitations",
+        "template": {
+            "subject": "{{ name }}, you are invited",
+            "body": 'Dear {{ name | default: "friend" }},\n\nyour code is {{ code }}.\n\nJoe',
+        },
+        "recipients": [
+            {"to": "Ann <ann@example.org>", "variables": {"name": "Ann", "code": "A1"}},
+            {"to": "bob@example.org", "variables": {"code": "B2"}, "key": "customer-7"},
+        ],
+        "rate_per_minute": 300,
+    },
     "send_message": {
         "to": ["Ann <ann@example.org>"],
         "subject": "The figures",

@@ -14,6 +14,16 @@ def message_url(folder: FolderPath, uid: Uid) -> str:
     return f"/api/mailbox/messages/{uid}?folder={quote(folder, safe='')}"
 
 
+def send_url(send_id: str) -> str:
+    """Where a message that was sent, or is to be, can be asked for."""
+    return f"/api/send/{send_id}"
+
+
+def batch_url(batch_id: str) -> str:
+    """Where a batch can be asked for."""
+    return f"/api/send/batch/{batch_id}"
+
+
 def part_url(folder: FolderPath, uid: Uid, part_id: str, _content_id: str) -> str:
     """Where a part can be fetched: what a ``cid:`` in a message's HTML becomes.
 

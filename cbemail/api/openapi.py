@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from inspect import getdoc
-from typing import Any
+from inspect import cleandoc, getdoc
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from cbemail.api.examples import EXAMPLES
 from cbemail.api.operation import Access, Answer, Call, Operation
 from cbemail.api.parameters import (
     DESCRIPTIONS,
+    FORM_ENCODING,
     KEY_HEADER,
     PATH_SCHEMAS,
     RESPONSE_HEADERS,
@@ -39,6 +41,7 @@ TAGS = {
     "Folders": "Folders are named by their full path in Unicode, or by special use, such as `\\Sent`.",
     "Messages": "A message is named by its folder and its UID there. Reading changes nothing.",
     "Send": "Mail goes out over the session's own SMTP server, as the session's own address.",
+    "Batch send": "Mail merge: accepted once it is on disk, sent from there, and accounted for message by message.",
     "Operations": "For those who run the service, and for programs that learn the API.",
 }
 
@@ -122,11 +125,23 @@ def _kinds(operations: Iterable[AnyOperation]) -> Iterator[Any]:
     """Every type the document refers to."""
     yield ProblemDocument
     for operation in operations:
-        yield from (kind for kind in operation.media.values() if kind is not None)
+        for kind in operation.media.values():
+            yield from options(kind)
         for answer in operation.answers.values():
             yield from answer.refers_to
-            if answer.content is not None:
-                yield answer.content
+            yield from options(answer.content)
+
+
+def options(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a type, a union of types, or None
+    """The types that a body may be of."""
+    if isinstance(kind, UnionType):
+        return get_args(kind)
+    return () if kind is None else (kind,)
+
+
+def _schema(kind: Any, refs: Refs) -> Json:  # noqa: ANN401 - as above
+    schemas = [refs[option] for option in options(kind)]
+    return schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
 
 
 def _name(ref: Json) -> str:
@@ -140,9 +155,8 @@ def _write_markdown(node: Any) -> None:  # noqa: ANN401 - any part of the docume
         if isinstance(child, dict | list):
             _write_markdown(child)
     if isinstance(node, dict) and isinstance(node.get("description"), str):
-        node["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", node["description"]).replace(
-            "``", "`"
-        )
+        text = cleandoc(node["description"]).replace("``", "`")
+        node["description"] = re.sub(r"(?<!\n)\n(?!\n|- )", " ", text)
 
 
 # ---- operations
@@ -215,6 +229,7 @@ def _without_null(schema: Json) -> Json:
 def _header_parameters(operation: AnyOperation) -> Iterator[Json]:
     if operation.access is Access.MAILBOX:
         yield SESSION_HEADER
+    yield from map(dict, operation.headers)
     if errors.IdempotencyMismatch in operation.errors:
         yield KEY_HEADER
     if 304 in operation.answers:
@@ -224,9 +239,11 @@ def _header_parameters(operation: AnyOperation) -> Iterator[Json]:
 def _request_body(operation: AnyOperation, refs: Refs) -> Json:
     content: Json = {}
     for media_type, kind in operation.media.items():
-        content[media_type] = {"schema": refs[kind]} if kind is not None else {}
-        if kind is not None:
+        content[media_type] = {"schema": _schema(kind, refs)} if kind is not None else {}
+        if media_type == "application/json":
             content[media_type]["example"] = EXAMPLES[operation.name]
+        if media_type == "multipart/form-data":
+            content[media_type]["encoding"] = FORM_ENCODING
     return {"required": not operation.body_optional, "content": content}
 
 
@@ -263,15 +280,19 @@ def possible_errors(operation: AnyOperation) -> list[type[CbemailError]]:
 def _response(operation: AnyOperation, status: int, answer: Answer, refs: Refs) -> Json:
     names = ["X-Request-ID"]
     names += ["Server-Timing"] if operation.access is Access.MAILBOX else []
-    names += ["Location"] if status == 201 else []
+    names += ["Location"] if status == 201 or 202 in operation.answers else []
+    prefers = any(header["name"] == "Prefer" for header in operation.headers)
+    names += ["Preference-Applied"] if prefers else []
     names += ["ETag"] if 304 in operation.answers else []
     names += ["Idempotency-Replayed"] if errors.IdempotencyMismatch in operation.errors else []
     described: Json = {"description": answer.description, "headers": _headers(names)}
     if answer.content is not None:
         media_type = answer.media_type or "application/json"
-        described["content"] = {media_type: {"schema": refs[answer.content]}}
+        described["content"] = {media_type: {"schema": _schema(answer.content, refs)}}
     elif answer.media_type is not None:
         described["content"] = {answer.media_type: {}}
+    for media_type in answer.also:
+        described["content"][media_type] = {}
     return described
 
 

@@ -7,7 +7,8 @@ is made from the same operations, cannot say anything else than what happens.
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from enum import Enum
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -19,7 +20,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cbemail.api import auth
-from cbemail.api.codec import decode_json, decode_query, read_octets, require_json
+from cbemail.api.codec import (
+    decode_json,
+    decode_query,
+    read_chunks,
+    read_octets,
+    require_json,
+)
 from cbemail.api.problems import problem_response
 from cbemail.api.state import Services, State
 from cbemail.errors import CbemailError, MessageNotFound, UpstreamTimeout
@@ -33,6 +40,7 @@ Q = TypeVar("Q")
 B = TypeVar("B")
 
 REQUEST_SECONDS = 60.0
+UPLOAD_SECONDS = 900.0  # for a large body over a slow line
 _UID = re.compile(r"[0-9]{1,10}", re.ASCII)
 SMALL_BODY = 1024 * 1024  # octets; requests that carry no message
 
@@ -94,13 +102,44 @@ class Raw(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Upload:
+    """A body that the handler reads itself, as it comes: one too large to be held.
+
+    Only when it has read all of it is there a watch for the client hanging up; before that, reading says so.
+    """
+
+    __slots__ = ("_request", "complete")
+
+    def __init__(self, request: Request[Any]) -> None:
+        self._request = request
+        self.complete = asyncio.Event()
+
+    async def chunks(self, limit: int) -> AsyncGenerator[bytes, None]:
+        """The body, piece by piece; PayloadTooLarge once it is larger than ``limit`` octets."""
+        async with aclosing(read_chunks(self._request, limit)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        self.complete.set()
+
+    async def octets(self, limit: int) -> bytearray:
+        """All of the body, held once: it grows where it is, rather than being joined from pieces."""
+        body = bytearray()
+        async for chunk in self.chunks(limit):
+            body += chunk
+        return body
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One good answer, for the OpenAPI document: a struct as JSON, or octets of a media type."""
 
     description: str
-    content: Any = None  # a type, for JSON
+    content: Any = None  # a type, for JSON, or a union of types
     media_type: str | None = None  # where it is not JSON; None without content is no body at all
+    also: tuple[str, ...] = ()  # more media types, for those who ask for them
     refers_to: tuple[type, ...] = ()  # structs that the content's schema names by reference only
+
+
+_OCTETS = {Raw, Upload}  # bodies that are not decoded before the handler is called
 
 
 class Operation(Generic[Q, B]):
@@ -110,8 +149,9 @@ class Operation(Generic[Q, B]):
         endpoint: the handler.
         optional_access: whose credential it looks at, where it is open to those who bring another proof.
         query: the struct of its query parameters.
-        body: the struct of its JSON body, `Raw` for octets, or None.
-        media: the media types of a `Raw` body; a struct where it is JSON after all.
+        body: the struct of its JSON body, `Raw` for octets, `Upload` for a stream of them, or None.
+        media: the media types of a `Raw` or `Upload` body; a struct, or a union of structs, where it has a schema.
+        headers: the header parameters that are its own, for the OpenAPI document.
         answers: what it answers when all is well, by status.
         errors: the kinds of error it can end in, beyond those that any call of its access can.
         max_body: octets, from the services' settings.
@@ -131,8 +171,9 @@ class Operation(Generic[Q, B]):
         query: type[Q] = Nothing,  # type: ignore[assignment]  # the default of a generic argument
         body: type[B] | None = None,
         body_optional: bool = False,
-        media: Mapping[str, type | None] | None = None,
+        media: Mapping[str, Any] | None = None,
         errors: tuple[type[CbemailError], ...] = (),
+        headers: tuple[Mapping[str, Any], ...] = (),
         tag: str,
         max_body: Callable[[Services], int] = lambda _: SMALL_BODY,
         seconds: float | None = REQUEST_SECONDS,
@@ -149,12 +190,15 @@ class Operation(Generic[Q, B]):
         self.body_optional = body_optional
         self.media = media or ({"application/json": body} if body is not None else {})
         self.errors = errors
+        self.headers = headers
         self.tag = tag
         self._max_body = max_body
         self._seconds = inf if seconds is None else seconds
         self._prompt = prompt
         self._no_query = None if _needs_some(query) else query()
-        self._decoder = msgspec.json.Decoder(body) if body not in {None, Raw} else None
+        self._decoder = (
+            msgspec.json.Decoder(body) if body is not None and body not in _OCTETS else None
+        )
 
     @property
     def name(self) -> str:
@@ -180,7 +224,8 @@ class Operation(Generic[Q, B]):
         try:
             call = await self._decode(Request(scope, receive))
             if cancel is not None:
-                hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel))
+                read = call.body.complete if isinstance(call.body, Upload) else None
+                hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel, read))
             response = await self.endpoint(call)
             await response(scope, receive, send)
         except CbemailError as error:
@@ -219,6 +264,8 @@ class Operation(Generic[Q, B]):
     async def _read_body(self, request: Request[State], services: Services) -> B:
         if self.body is None:
             return None  # type: ignore[return-value]  # B is None then
+        if self.body is Upload:
+            return Upload(request)  # type: ignore[return-value]  # B is Upload then
         data = await read_octets(request, self._max_body(services))
         if self._decoder is None:
             return Raw(data)  # type: ignore[return-value]  # B is Raw then
@@ -247,7 +294,12 @@ def _needs_some(query: type[Any]) -> bool:
     return any(field.required for field in msgspec.structs.fields(query))
 
 
-async def _cancel_on_disconnect(receive: Receive, cancel: CancelScope) -> None:
+async def _cancel_on_disconnect(
+    receive: Receive, cancel: CancelScope, read: asyncio.Event | None
+) -> None:
+    """``read`` is set once the body is: until then what there is to receive is somebody else's."""
+    if read is not None:
+        await read.wait()
     while (await receive())["type"] != "http.disconnect":
         pass
     cancel.cancel()

@@ -1,20 +1,28 @@
 """A message as a client writes it: what sending and keeping a draft have in common, and the way to a composed one."""
 
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Collection, Sequence
-from functools import partial
+from datetime import datetime
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, structs
 
+from cbemail.api.inputs import (
+    Addresses,
+    AttachmentInput,
+    OneAddress,
+    SendAt,
+    addresses_of,
+    attachments_of,
+    sender_of,
+    text_of,
+)
 from cbemail.api.links import content_id_url
 from cbemail.api.operation import Call
 from cbemail.api.state import Services
-from cbemail.errors import InvalidRequest, PayloadTooLarge
+from cbemail.errors import PayloadTooLarge
 from cbemail.imap.protocol import ANSWERED, Flag, Uid
 from cbemail.mailbox.view import Message
-from cbemail.mime.address import Address, check_address, parse_address
+from cbemail.mime.address import Address, envelope_address, needs_smtputf8
 from cbemail.mime.compose import Composed, compose, new_message_id
 from cbemail.mime.draft import Attachment, Draft
 from cbemail.mime.headers import SummaryHeaders
@@ -29,34 +37,13 @@ from cbemail.mime.reply import (
     reply_subject,
     threading_of,
 )
+from cbemail.outbox.content import StoredMessage
 from cbemail.outbox.sent import Original
+from cbemail.sessions.providers import find_provider_by_host
 from cbemail.store.records import SessionRecord
 from cbemail.turns import off_the_loop
 
-MAX_RECIPIENTS = (
-    1000  # of one message; more are a batch, where each has a copy, and a state, of its own
-)
 FORWARDED = Flag("$Forwarded")  # RFC 9051 section 2.3.2
-
-
-class AddressInput(Struct, frozen=True, forbid_unknown_fields=True):
-    """An address in its parts."""
-
-    address: str
-    name: str | None = None
-
-
-OneAddress = str | AddressInput
-Addresses = str | AddressInput | list[str | AddressInput] | None
-
-
-class AttachmentInput(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file: ``content`` in base64. With a ``content_id`` it is shown where the HTML says ``cid:`` and that id."""
-
-    filename: str
-    content: str
-    content_type: str = ""
-    content_id: str | None = None
 
 
 class ReplyInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +57,7 @@ class ReplyInput(Struct, frozen=True, forbid_unknown_fields=True):
 
 class OutgoingMessage(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """A message to send or to keep. ``body`` is plain text, and ``text`` the same; addresses are ``a@b.c``,
-    ``Name <a@b.c>`` or objects, one or a list."""
+    ``Name <a@b.c>`` or objects, one or a list. A copy goes into Sent unless ``save_to_sent`` is false."""
 
     to: Addresses = []
     cc: Addresses = []
@@ -84,17 +71,38 @@ class OutgoingMessage(Struct, frozen=True, forbid_unknown_fields=True, rename={"
     attachments: list[AttachmentInput] = []
     headers: dict[str, str] = {}
     reply: ReplyInput | None = None
-    save_to_sent: bool = True
+    save_to_sent: bool | None = None
+    send_at: SendAt | None = None
     message_id: str | None = None
 
 
 class Prepared(Struct, frozen=True):
-    """A message ready to go: composed, with its envelope recipients, and what it answers."""
+    """A message ready to go: composed, with its envelope recipients, each of them once, and what it answers."""
 
-    sender: Address
-    recipients: list[Address]
+    draft: Draft
+    to: list[Address]
+    cc: list[Address]
+    bcc: list[Address]
     composed: Composed
     original: Original | None
+
+    @property
+    def sender(self) -> Address:
+        return self.draft.sender
+
+    @property
+    def recipients(self) -> list[Address]:
+        return [*self.to, *self.cc, *self.bcc]
+
+    @property
+    def stored(self) -> StoredMessage:
+        """As the outbox keeps it, to be sent later."""
+        return StoredMessage(
+            content=self.composed.content,
+            sender=envelope_address(self.sender.address),
+            smtputf8=self.composed.needs_smtputf8 or needs_smtputf8(self.sender.address),
+            original=self.original,
+        )
 
 
 def max_send_body(services: Services) -> int:
@@ -102,8 +110,13 @@ def max_send_body(services: Services) -> int:
     return services.settings.max_message_mb * 1024 * 1024 * 3 // 2 + 1024 * 1024
 
 
-async def prepare(call: Call[Any, OutgoingMessage], *, keep_bcc: bool = False) -> Prepared:
-    """Validate and compose the message of a call.
+async def prepare(
+    call: Call[Any, OutgoingMessage],
+    *,
+    keep_bcc: bool = False,
+    date: datetime | None = None,
+) -> Prepared:
+    """Validate and compose the message of a call. ``date`` is the one it bears, where that is not now.
 
     Raises:
         InvalidRequest: a value is wrong; the pointer says which.
@@ -111,30 +124,31 @@ async def prepare(call: Call[Any, OutgoingMessage], *, keep_bcc: bool = False) -
         PayloadTooLarge: it is larger than MAX_MESSAGE_MB.
     """
     body, session = call.body, call.session
-    sender = _sender(body, session)
-    to, cc, bcc = (_addresses(getattr(body, name), name) for name in ("to", "cc", "bcc"))
+    sender = sender_of(body.from_, session)
+    to, cc, bcc = (addresses_of(getattr(body, name), name) for name in ("to", "cc", "bcc"))
     draft = Draft(
         sender=sender,
         to=to,
         cc=cc,
         bcc=bcc,
-        reply_to=_addresses(body.reply_to, "reply_to"),
+        reply_to=addresses_of(body.reply_to, "reply_to"),
         subject=body.subject or "",
-        text=_text(body),
+        text=text_of(body.body, body.text),
         html=body.html,
-        attachments=await _attachments(body.attachments),
+        attachments=await attachments_of(body.attachments),
         headers=body.headers,
         in_reply_to=None,
         references=[],
         message_id=body.message_id or new_message_id(sender.address.rpartition("@")[2]),
-        date=call.services.clock(),
+        date=date or call.services.clock(),
     )
     original: Original | None = None
     if body.reply is not None:
         draft, original = await _answer(call, body.reply, draft)
     composed = await _compose(draft, keep_bcc=keep_bcc)
     require_size(call.services, composed.content)
-    return Prepared(sender, _distinct([*draft.to, *draft.cc, *draft.bcc]), composed, original)
+    to, cc, bcc = _distinct(draft.to, draft.cc, draft.bcc)
+    return Prepared(draft, to, cc, bcc, composed, original)
 
 
 def require_size(services: Services, content: bytes) -> None:
@@ -153,70 +167,24 @@ async def _compose(draft: Draft, *, keep_bcc: bool) -> Composed:
     return await off_the_loop(size, lambda: compose(draft, keep_bcc=keep_bcc))
 
 
-# ---- values
+def files_own_sent(session: SessionRecord) -> bool:
+    """Whether the session's provider puts what is sent over SMTP into Sent itself."""
+    provider = find_provider_by_host(session.smtp.host)
+    return provider is not None and provider.files_own_sent
 
 
-def _sender(body: OutgoingMessage, session: SessionRecord) -> Address:
-    """The session's own address. Another would be a forgery, or at best refused by the server."""
-    if body.from_ is None:
-        return Address(session.name, session.email)
-    sender = _address(body.from_, "#/from")
-    if sender.address.casefold() != session.email.casefold():
-        raise InvalidRequest.at("#/from", f"This session sends as {session.email} only.")
-    return Address(sender.name or session.name, session.email)
-
-
-def _address(value: OneAddress, pointer: str) -> Address:
-    try:
-        if isinstance(value, str):
-            return parse_address(value)
-        return check_address(Address(value.name, value.address))
-    except ValueError as exc:
-        raise InvalidRequest.at(pointer, str(exc)) from exc
-
-
-def _addresses(value: Addresses, name: str) -> list[Address]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        return [_address(value, f"#/{name}")]
-    if len(value) > MAX_RECIPIENTS:
-        raise InvalidRequest.at(
-            f"#/{name}", f"One message takes at most {MAX_RECIPIENTS} recipients."
-        )
-    return [_address(one, f"#/{name}/{index}") for index, one in enumerate(value)]
-
-
-def _text(body: OutgoingMessage) -> str | None:
-    if body.body is not None and body.text is not None:
-        raise InvalidRequest.at(
-            "#/text", "The field text is another name for body: give one of them."
-        )
-    return body.body if body.body is not None else body.text
-
-
-async def _attachments(given: Sequence[AttachmentInput]) -> list[Attachment]:
-    attachments = []
-    for index, item in enumerate(given):
-        try:
-            content = await off_the_loop(len(item.content), partial(_decoded, item.content))
-        except (Base64Error, ValueError) as exc:
-            raise InvalidRequest.at(
-                f"#/attachments/{index}/content", "This is not valid base64."
-            ) from exc
-        attachments.append(Attachment(item.filename, content, item.content_type, item.content_id))
-    return attachments
-
-
-def _decoded(content: str) -> bytes:
-    return b64decode("".join(content.split()), validate=True)
-
-
-def _distinct(addresses: Sequence[Address]) -> list[Address]:
-    """Each mailbox once, in order: one copy is enough for who stands in both To and Cc."""
-    return list({address.address.casefold(): address for address in reversed(addresses)}.values())[
-        ::-1
-    ]
+def _distinct(*lists: Sequence[Address]) -> list[list[Address]]:
+    """Each mailbox where it first stands: one copy is enough for who is in both To and Cc."""
+    seen: set[str] = set()
+    distinct: list[list[Address]] = []
+    for addresses in lists:
+        kept: list[Address] = []
+        for address in addresses:
+            if address.address.casefold() not in seen:
+                seen.add(address.address.casefold())
+                kept.append(address)
+        distinct.append(kept)
+    return distinct
 
 
 # ---- replies

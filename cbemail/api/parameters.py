@@ -10,12 +10,14 @@ DESCRIPTIONS: dict[str, str] = {
     "sessions/id": "The session, as `session_id` of its creation.",
     "attachments/id": "The part, as `id` in the message's `attachments`.",
     "send/id": "The message, as `id` of the answer to its sending.",
+    "batch/id": "The batch, as `id` of the answer to its sending.",
     "uid": "The message's UID within its folder.",
     "path": "The folder's full path, slashes raw or as `%2F`; or its special use, such as `\\Sent`.",
     "code": "The `code` of a problem.",
     # ---- pages
     "limit": "How many to give at most.",
     "cursor": "`next_cursor` of the page before; without it, the first page.",
+    "state": "Only messages in this state.",
     # ---- folders and messages
     "folder": "The folder: its full path, or its special use, such as `\\Sent`.",
     "counts": "Whether to count messages, which some servers are slow at.",
@@ -70,6 +72,36 @@ TAG_HEADER: dict[str, Any] = {
     "schema": {"type": "string"},
 }
 
+PREFER_ASYNC_HEADER: dict[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async`: answer 202 once the message is on disk, and send it from there (RFC 7240).",
+    "required": False,
+    "schema": {"type": "string"},
+    "example": "respond-async",
+}
+PREFER_WAIT_HEADER: dict[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N`: answer 200 when the batch has ended within N seconds, 60 at most (RFC 7240).",
+    "required": False,
+    "schema": {"type": "string"},
+    "example": "wait=30",
+}
+LAST_EVENT_HEADER: dict[str, Any] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The `id` of the last event that was seen, to go on from there.",
+    "required": False,
+    "schema": {"type": "string"},
+}
+
+# The parts of the form that a batch may be, and what they are written in.
+FORM_ENCODING: dict[str, Any] = {
+    "batch": {"contentType": "application/json"},
+    "recipients": {"contentType": "text/csv, application/x-ndjson, application/vnd.apache.parquet"},
+}
+
 RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-ID": {
         "description": "The request's id, which the service's log has too: your own, where you sent a sane one.",
@@ -81,6 +113,10 @@ RESPONSE_HEADERS: dict[str, Any] = {
     },
     "Location": {
         "description": "Where what was made can be fetched.",
+        "schema": {"type": "string"},
+    },
+    "Preference-Applied": {
+        "description": "The preference of the request that was followed.",
         "schema": {"type": "string"},
     },
     "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}},

@@ -89,11 +89,17 @@ PROBLEMS: dict[type[CbemailError], Problem] = {
     errors.SendNotFound: Problem(
         404, "Send not found", "This session has sent no message of this id."
     ),
+    errors.BatchNotFound: Problem(404, "Batch not found", "This session has no batch of this id."),
     errors.FolderExists: Problem(409, "Folder exists", "There already is a folder of that name."),
     errors.FolderProtected: Problem(
         409,
         "Folder protected",
         "This folder cannot be renamed or deleted, by IMAP's rules or the server's.",
+    ),
+    errors.BatchStateConflict: Problem(
+        409,
+        "Not in this state",
+        "The batch, or the message, has gone too far for that: `detail` says what it is now.",
     ),
     errors.CursorExpired: Problem(
         410,

@@ -2,6 +2,17 @@
 
 from typing import Any
 
+from cbemail.api.batch_input import BatchForm, MergeBatch, MessagesBatch
+from cbemail.api.batches import (
+    ListBatches,
+    cancel_batch,
+    get_batch,
+    list_batches,
+    pause_batch,
+    resume_batch,
+    retry_batch,
+    send_batch,
+)
 from cbemail.api.bulk import Bulk, change_messages
 from cbemail.api.folders import (
     FolderChange,
@@ -30,7 +41,7 @@ from cbemail.api.messages import (
     move_message,
 )
 from cbemail.api.openapi import get_openapi
-from cbemail.api.operation import Access, Answer, Operation, Raw
+from cbemail.api.operation import UPLOAD_SECONDS, Access, Answer, Operation, Raw, Upload
 from cbemail.api.operations import (
     Readiness,
     Status,
@@ -39,10 +50,19 @@ from cbemail.api.operations import (
     get_readiness,
 )
 from cbemail.api.outgoing import OutgoingMessage, max_send_body
+from cbemail.api.parameters import LAST_EVENT_HEADER, PREFER_ASYNC_HEADER, PREFER_WAIT_HEADER
 from cbemail.api.parts import PartInFolder, get_attachment, get_raw
+from cbemail.api.progress import get_batch_events
+from cbemail.api.report import (
+    REPORTS,
+    BatchMessagePage,
+    ListBatchMessages,
+    list_batch_messages,
+)
 from cbemail.api.send import (
     AppendMessage,
     append_message,
+    cancel_send,
     get_send,
     send_message,
 )
@@ -69,6 +89,8 @@ from cbemail.api.sessions import (
 )
 from cbemail.errors import (
     AttachmentNotFound,
+    BatchNotFound,
+    BatchStateConflict,
     CredentialsRejected,
     CredentialsStale,
     CursorExpired,
@@ -94,6 +116,8 @@ from cbemail.errors import (
 from cbemail.mailbox.actions import BulkAnswer, Deleted, Marked, Place
 from cbemail.mailbox.folders import Folder
 from cbemail.mailbox.view import Message
+from cbemail.outbox.accept import DryRun
+from cbemail.outbox.batch import BatchPage, BatchView
 from cbemail.outbox.outbox import SendResult
 
 # A transaction is answered as `sending` after 60; the rest is for the upload, and the original of a reply.
@@ -103,6 +127,8 @@ _SESSION = "/api/sessions/{id}"
 _FOLDER = "/api/mailbox/folders/{path:path}"
 _MESSAGES = "/api/mailbox/messages"
 _MESSAGE = "/api/mailbox/messages/{uid}"
+_BATCHES = "/api/send/batch"
+_BATCH = "/api/send/batch/{id}"
 
 # What a mail server can do to a call; and to one that uses a session's connections.
 _MAIL = (UpstreamError, UpstreamUnavailable, UpstreamTimeout)
@@ -232,18 +258,68 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
         "POST", "/api/send", send_message, tag="Send", access=Access.MAILBOX, body=OutgoingMessage,
         answers={
             200: Answer("The server took it, for at least one recipient.", SendResult),
-            202: Answer("Still running, or uncertain: the server's last reply was lost.", SendResult),
+            202: Answer("Queued; or still running; or uncertain: the server's last reply was lost.", SendResult),
         },
         errors=(
             *_MAILBOX, RecipientsRejected, IdempotencyConflict, IdempotencyMismatch, FolderNotFound, MessageNotFound,
             PayloadTooLarge,
         ),
-        max_body=max_send_body, seconds=SEND_SECONDS,
+        max_body=max_send_body, seconds=SEND_SECONDS, headers=(PREFER_ASYNC_HEADER,),
+    ),
+    # ---- sending many: before /api/send/{id}, which would take `batch` for an id
+    Operation(
+        "POST", _BATCHES, send_batch, tag="Batch send", access=Access.MAILBOX, body=Upload,
+        media={"application/json": MergeBatch | MessagesBatch, "multipart/form-data": BatchForm},
+        answers={
+            202: Answer("All of it is on disk.", BatchView),
+            200: Answer("It ended while the client waited; or what a dry run found.", BatchView | DryRun),
+        },
+        errors=(*_MAILBOX, IdempotencyConflict, IdempotencyMismatch),
+        seconds=UPLOAD_SECONDS, headers=(PREFER_WAIT_HEADER,),
+    ),
+    Operation(
+        "GET", _BATCHES, list_batches, tag="Batch send", access=Access.MAILBOX, query=ListBatches,
+        answers={200: Answer("A page of batches.", BatchPage)},
+        errors=(Overloaded,),
+    ),
+    Operation(
+        "GET", _BATCH, get_batch, tag="Batch send", access=Access.MAILBOX,
+        answers={200: Answer("The batch.", BatchView)},
+        errors=(BatchNotFound, Overloaded),
+    ),
+    Operation(
+        "GET", _BATCH + "/messages", list_batch_messages, tag="Batch send", access=Access.MAILBOX,
+        query=ListBatchMessages,
+        answers={200: Answer("A page of messages; or all of them, as a file.", BatchMessagePage, also=tuple(REPORTS))},
+        errors=(BatchNotFound, Overloaded), seconds=None,
+    ),
+    Operation(
+        "GET", _BATCH + "/events", get_batch_events, tag="Batch send", access=Access.MAILBOX,
+        answers={
+            200: Answer("Events.", media_type="text/event-stream"),
+            204: Answer("There is nothing more to come."),
+        },
+        errors=(BatchNotFound, Overloaded), seconds=None, headers=(LAST_EVENT_HEADER,),
+    ),
+    *(
+        Operation(
+            "POST", f"{_BATCH}/{verb}", endpoint, tag="Batch send", access=Access.MAILBOX,
+            answers={200: Answer("The batch after it.", BatchView)},
+            errors=(BatchNotFound, BatchStateConflict, Overloaded),
+        )
+        for verb, endpoint in (
+            ("pause", pause_batch), ("resume", resume_batch), ("cancel", cancel_batch), ("retry", retry_batch),
+        )
     ),
     Operation(
         "GET", "/api/send/{id}", get_send, tag="Send", access=Access.MAILBOX,
         answers={200: Answer("What became of it.", SendResult)},
         errors=(SendNotFound, Overloaded),
+    ),
+    Operation(
+        "DELETE", "/api/send/{id}", cancel_send, tag="Send", access=Access.MAILBOX,
+        answers={200: Answer("It is cancelled.", SendResult)},
+        errors=(SendNotFound, BatchStateConflict, Overloaded),
     ),
     # ---- operations
     Operation(

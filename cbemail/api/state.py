@@ -1,9 +1,11 @@
 """What the lifespan hands to requests: the services, made once in `app`."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import TypedDict
 
-from msgspec import Struct
+from anyio import CapacityLimiter
+from msgspec import Struct, field
 
 from cbemail.clock import Clock
 from cbemail.hosts import MailHosts
@@ -11,6 +13,8 @@ from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.actions import MailboxActions
 from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.view import MailboxView
+from cbemail.outbox.accept import Acceptance
+from cbemail.outbox.batches import Batches
 from cbemail.outbox.outbox import Outbox
 from cbemail.sessions.registry import Sessions
 from cbemail.sessions.tokens import ApiKeys, Tokens
@@ -20,7 +24,11 @@ from cbemail.store.database import Database
 
 
 class Services(Struct, frozen=True):
-    """Everything a handler may call. Handlers know these, and nothing of how they were put together."""
+    """Everything a handler may call. Handlers know these, and nothing of how they were put together.
+
+    ``spool`` is a private folder for files that are on their way in or out; the start finds it empty. ``tables``
+    bounds how many are written at once.
+    """
 
     settings: Settings
     clock: Clock
@@ -36,6 +44,10 @@ class Services(Struct, frozen=True):
     view: MailboxView
     actions: MailboxActions
     outbox: Outbox
+    batches: Batches
+    acceptance: Acceptance
+    spool: Path
+    tables: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
 
 
 class State(TypedDict):

@@ -56,7 +56,8 @@ class SessionHealth(Struct, frozen=True):
 class Sessions:
     """Makes, finds and ends sessions, and opens connections for them.
 
-    ``on_end`` callbacks hear of every session that ends, so that nothing of it is kept anywhere else.
+    ``on_end`` callbacks hear of every session that ends, so that nothing of it is kept anywhere else; ``on_renewal``
+    of one that has new credentials, so that what waited for them goes on.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Sessions:
         self._records: dict[SessionId, SessionRecord] = {}
         self._used: dict[SessionId, datetime] = {}  # newer than what the record says
         self.on_end: list[Callable[[SessionId], None]] = []
+        self.on_renewal: list[Callable[[SessionId], None]] = []
 
     async def load(self) -> None:
         """Read every session from the store. Once, at the start."""
@@ -201,7 +203,15 @@ class Sessions:
                 state=SessionState.ACTIVE,
             )
             self._records[session_id] = record
+        for tell in self.on_renewal:
+            tell(session_id)
         return record
+
+    async def refused(self, session_id: SessionId) -> None:
+        """A server has refused the session's credentials behind the login: they are stale until there are others."""
+        record = self._records.get(session_id)
+        if record is not None and record.state is SessionState.ACTIVE:
+            await self._is_stale(record)
 
     async def check(self, session_id: SessionId) -> SessionHealth:
         """Log in to both servers, and say how it went. Nothing is changed by it."""

@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from cbemail.app import create_app
+from cbemail.outbox.dispatch import Policy
 from cbemail.settings import Settings
 from tests.integration.dovecot import Dovecot
 from tests.integration.postfix import Postfix
@@ -54,12 +55,13 @@ def environment(tmp_path: Path, ca_file: Path, **changes: str) -> dict[str, str]
 
 
 @asynccontextmanager
-async def serving(environ: dict[str, str]) -> AsyncIterator[str]:
-    """Run the service on a free port of this process; give its base URL."""
+async def serving(environ: dict[str, str], policy: Policy | None = None) -> AsyncIterator[str]:
+    """Run the service on a free port of this process; give its base URL. ``policy`` shortens its times."""
     settings = Settings.from_environ(environ)
     port = free_port()
+    service = create_app(settings, policy)
     config = uvicorn.Config(
-        create_app(settings),
+        service,
         host="127.0.0.1",
         port=port,
         http="httptools",
@@ -77,6 +79,7 @@ async def serving(environ: dict[str, str]) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
+        service.begin_drain()
         server.should_exit = True
         await running
 

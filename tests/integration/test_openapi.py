@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from cbemail.api.report import REPORTS
 from cbemail.api.routes import OPERATIONS
 from tests.integration.conftest import API_KEY, Mailbox, credentials, letter
 from tests.integration.dovecot import Dovecot
@@ -52,13 +54,14 @@ class Document:
         self.kept.add(operation["operationId"])
 
     def _operation(self, request: httpx.Request) -> Schema:
+        method = request.method.lower()
         found = [
-            methods[request.method.lower()]
+            path
             for path, methods in self._paths.items()
-            if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path)
-            and request.method.lower() in methods
+            if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path) and method in methods
         ]
-        return min(found, key=lambda operation: len(operation.get("parameters", [])))
+        described: Schema = self._paths[min(found, key=lambda path: path.count("{"))][method]
+        return described
 
     def _faults(self, value: Any, schema: Schema, path: str) -> Iterator[str]:
         """Where ``value`` is not as ``schema`` says; a field the schema does not name is a fault too."""
@@ -160,6 +163,46 @@ async def a_day_of_use(
     sent = await mailbox.post("/api/send", {"to": "ann@example.org", "body": "Hello."})
     yield sent
     yield await mailbox.get(f"/api/send/{sent.json()['id']}")
+    later = {"to": "ann@example.org", "body": "Later.", "send_at": in_an_hour()}
+    queued = await mailbox.post("/api/send", later)
+    yield queued
+    yield await mailbox.delete(f"/api/send/{queued.json()['id']}")
+    async for response in a_mail_merge(mailbox):
+        yield response
+
+
+async def a_mail_merge(mailbox: Mailbox) -> AsyncIterator[httpx.Response]:
+    batches = "/api/send/batch"
+    merge = {
+        "template": {"subject": "Hello {{ name }}", "body": "Yours, Joe"},
+        "recipients": [{"to": "ann@example.org", "variables": {"name": "Ann"}}, {"to": "nobody"}],
+    }
+    yield await mailbox.post(batches, merge | {"dry_run": True})
+    wait = {"Prefer": "wait=30"}
+    sent = await mailbox.client.post(batches, json=merge, headers=wait)
+    yield sent
+    batch = f"{batches}/{sent.json()['id']}"
+    yield await mailbox.get(batches)
+    yield await mailbox.get(batch)
+    yield await mailbox.get(batch + "/messages")
+    for media_type in REPORTS:
+        accept = {"Accept": media_type}
+        yield await mailbox.client.get(batch + "/messages", headers=accept)
+    yield await mailbox.get(batch + "/events")
+    yield await mailbox.client.get(batch + "/events", headers={"Last-Event-ID": "1-done"})
+    yield await mailbox.post(batch + "/retry")
+    form: dict[str, tuple[str | None, bytes | str]] = {
+        "batch": (None, json.dumps({"template": merge["template"], "send_at": in_an_hour()})),
+        "recipients": ("people.csv", b"to,name\r\nann@example.org,Ann\r\n"),
+    }
+    scheduled = await mailbox.client.post(batches, files=form)
+    yield scheduled
+    for verb in ("pause", "resume", "cancel"):
+        yield await mailbox.post(f"{batches}/{scheduled.json()['id']}/{verb}")
+
+
+def in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 
 
 async def test_the_document_is_the_same_for_everybody(

@@ -88,6 +88,8 @@ NAMED: dict[str, Json] = {
     "host": HOSTS,  # or names would be looked up
     "email": ADDRESSES,
     "address": ADDRESSES,
+    "to": ADDRESSES,
+    "send_at": st.sampled_from(["2026-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "now", None]),
 }
 SEGMENTS: dict[str, Json] = {
     "uid": st.sampled_from(
@@ -101,6 +103,8 @@ HEADERS = st.sampled_from(
         {},
         {"Range": "bytes=0-,0-,0-"},
         {"Prefer": "respond-async, wait=-1"},
+        {"Prefer": 'wait="0", wait=60'},
+        {"Last-Event-ID": "7-done"},
         {"If-None-Match": '*, "", W/"x'},
         {"Idempotency-Key": "k"},
         {"Accept": "text/csv;q=x"},
@@ -136,11 +140,41 @@ def targets(draw: st.DrawFn, service: Service, operation: Operation) -> str:
     return path + ("?" + "&".join(pairs) if pairs else "")
 
 
+FORM_PARTS = {
+    "batch": [b'{"template": {"body": "{{ x }}"}}', b'{"messages": []}', b"{", b""],
+    "recipients": [
+        b"to,x\r\nann@example.org,1\r\n",
+        b'to,x\r\n"',
+        b"\xff\0",
+        b'{"to": "a@b.example"}',
+    ],
+    "x": [b""],
+}
+FORM_TYPES = ["", "text/csv", "application/x-ndjson", "application/x-parquet", "image/png"]
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[bytes, str]:
+    """A form such as a batch may be, most of the time; some break off."""
+    body = b""
+    names = st.lists(st.sampled_from([*FORM_PARTS]), max_size=3) | st.just(["batch", "recipients"])
+    for name in draw(names):
+        kind = f"Content-Type: {draw(st.sampled_from(FORM_TYPES))}\r\n"
+        body += f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n{kind}\r\n'.encode()
+        body += draw(st.sampled_from(FORM_PARTS[name])) + b"\r\n"
+    body += b"--b--\r\n"
+    return body[
+        : draw(st.integers(0, len(body)) | st.just(len(body)))
+    ], "multipart/form-data; boundary=b"
+
+
 @st.composite
 def bodies(draw: st.DrawFn, service: Service, operation: Operation) -> tuple[bytes, str]:
     """A body and its media type: one the document allows, most of the time."""
     components = service.document["components"]["schemas"]
     content = described(service, operation).get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content and draw(st.booleans()):
+        return draw(forms())
     schema = content.get("application/json", {}).get("schema")
     if schema is None or draw(st.integers(0, 9)) == 0:
         body = draw(st.binary(max_size=50) | anything.map(lambda value: json.dumps(value).encode()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 
 from cbemail.api.examples import EXAMPLES
-from cbemail.api.openapi import build_openapi, possible_errors
+from cbemail.api.openapi import build_openapi, options, possible_errors
 from cbemail.api.operation import Access, Operation
 from cbemail.api.parameters import DESCRIPTIONS
 from cbemail.api.problems import problem_of
@@ -163,9 +164,16 @@ def test_every_operation_that_takes_json_shows_an_example() -> None:
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.media], ids=lambda o: o.name)
 def test_an_example_is_what_the_operation_takes(operation: Operation) -> None:
-    kind = operation.media["application/json"]
+    forms = options(operation.media["application/json"])
 
-    msgspec.convert(EXAMPLES[operation.name], kind, strict=True)
+    assert sum(is_one(EXAMPLES[operation.name], form) for form in forms) == 1
+
+
+def is_one(example: Any, form: Any) -> bool:
+    with suppress(msgspec.ValidationError):
+        msgspec.convert(example, form, strict=True)
+        return True
+    return False
 
 
 def test_examples_hold_no_secret_and_nobodys_address() -> None:

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from anyio.lowlevel import checkpoint
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from cbemail.api.middleware import Front
-from cbemail.api.operation import Access, Call, Operation
+from cbemail.api.operation import Access, Call, Operation, Upload
 from cbemail.errors import FolderNotFound, MessageNotFound
 
 Handler = Callable[[Call[object, None]], Awaitable[Response]]
@@ -23,7 +24,7 @@ class Exchange:
     """One request to one operation, as a server would make it; the client stays until it is told to leave."""
 
     def __init__(self, handler: Handler, *, seconds: float | None = 60, **path: str) -> None:
-        self._operation = Operation(
+        self._operation: Operation[Any, Any] = Operation(
             "GET", "/x", handler, access=Access.OPEN, answers={}, tag="", seconds=seconds
         )
         self._path = path
@@ -177,3 +178,81 @@ async def test_what_is_no_uid_names_no_message(text: str) -> None:
     await exchange.run()
 
     assert exchange.status == 200
+
+
+# ---- bodies that the handler reads
+
+
+class Sending(Exchange):
+    """A client that sends a body in pieces, and leaves when it is told to."""
+
+    def __init__(self, handler: Callable[[Call[object, Upload]], Awaitable[Response]]) -> None:
+        super().__init__(None)  # type: ignore[arg-type]  # the operation is another
+        self._operation = Operation(
+            "POST", "/x", handler, access=Access.OPEN, answers={}, tag="", body=Upload
+        )
+        self._pieces = [b"one", b"two", b"three"]
+
+    async def _receive(self) -> Message:
+        await checkpoint()  # as a network does: whoever else wants to receive may try
+        if self._pieces:
+            piece = self._pieces.pop(0)
+            return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
+        return await super()._receive()
+
+
+async def test_a_handler_reads_a_large_body_itself_and_all_of_it() -> None:
+    async def handler(call: Call[object, Upload]) -> Response:
+        return Response(bytes(await call.body.octets(11)))
+
+    exchange = Sending(handler)
+    exchange._asked = True
+
+    await exchange.run()
+
+    assert exchange.sent[1]["body"] == b"onetwothree"
+
+
+async def test_a_large_body_is_given_up_once_it_is_too_large() -> None:
+    async def handler(call: Call[object, Upload]) -> Response:
+        return Response(bytes(await call.body.octets(10)))
+
+    exchange = Sending(handler)
+
+    await exchange.run()
+
+    assert (exchange.status, exchange.problem["code"]) == (413, "payload-too-large")
+
+
+async def test_a_client_that_leaves_when_its_body_is_read_ends_its_call() -> None:
+    begun = asyncio.Event()
+
+    async def handler(call: Call[object, Upload]) -> Response:
+        await call.body.octets(11)
+        begun.set()
+        await asyncio.Event().wait()
+        return Response()
+
+    exchange = Sending(handler)
+    exchange._asked = True
+    running = asyncio.create_task(exchange.run())
+    await begun.wait()
+
+    exchange.leave()
+    await asyncio.wait_for(running, timeout=10)
+
+    assert exchange.sent == []
+
+
+async def test_a_client_that_leaves_amid_its_body_ends_its_call() -> None:
+    async def handler(call: Call[object, Upload]) -> Response:
+        return Response(bytes(await call.body.octets(11)))
+
+    exchange = Sending(handler)
+    exchange._asked = True
+    exchange._pieces = []
+    exchange.leave()
+
+    await exchange.run()
+
+    assert exchange.sent == []
