@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 CLAIM = 700  # rows a claim: with those left, a thousand in memory at most
 LOW = 300  # rows left, when the next claim is worth making
-WINDOW = 2  # messages whose intents are written together: with those before them, four at most a connection
+WINDOW = 4  # messages a connection that a restart could not tell the fate of, at most
 RECIPIENTS = 50  # of one message in one transaction (RFC 5321 4.5.3.1.8 promises a hundred)
 LARGE = (
     1024 * 1024
@@ -261,38 +261,30 @@ class Courier:
     async def _deliver(self, connection: SubmissionConnection) -> None:
         """Messages over one connection, until it has done its share or nothing more may go.
 
-        ``intended`` are on disk as being sent, and not handed over yet; ``settled`` is what became of the latest ones,
-        and goes to disk together with the next intents.
+        ``intended`` are on disk as being sent, or on their way there, and not handed over yet. The intent of a fifth
+        message is written in one with the outcome of the first: more than four are never open at a time.
         """
         post, batch = self._tools.journal.post, self._batch
         settled: list[MessageEvent] = []
-        intended: deque[Job] = deque()
+        intended: deque[tuple[Job, asyncio.Future[None]]] = deque()
+        written = post(batch, [])
         try:
-            await post(batch, _intents(batch.number, await self._take(intended)))
-            while intended:
-                count = len(intended)
-                goes_on = self._goes_on(connection, intended)
-                ahead = await self._take(intended) if goes_on else []
-                written = post(batch, [*settled, *_intents(batch.number, ahead)])
+            while True:
+                ahead = await self._take(connection, [job for job, _ in intended])
+                events = [*settled, *_intents(batch.number, ahead)]
                 settled.clear()
-                for _ in range(count):
-                    await self._submit(connection, intended.popleft(), settled)
-                await written
-                if self._stopping or not connection.is_usable():
+                written = post(batch, events)
+                intended.extend((job, written) for job in ahead)
+                if not intended or not connection.is_usable() or self._stopping:
                     break
+                await intended[0][1]
+                job, _ = intended.popleft()
+                await self._submit(connection, job, settled)
         finally:
-            back = [self._returned(row) for job in intended for row in job.rows]
-            for job in intended:
+            for job, _ in intended:
+                settled += [self._returned(row) for row in job.rows]
                 self._tools.room.give(job.room)
-            await post(batch, [*settled, *back])
-
-    def _goes_on(self, connection: SubmissionConnection, intended: Sequence[Job]) -> bool:
-        return (
-            self._may_begin()
-            and connection.sent + len(intended) < self._tools.smtp.messages_per_connection
-            and not self._tools.smtp.others_wait(self._batch.record.session_id)
-            and not any(job.room for job in intended)
-        )
+            await (post(batch, settled) if settled else written)
 
     async def _submit(
         self, connection: SubmissionConnection, job: Job, settled: list[MessageEvent]
@@ -341,24 +333,34 @@ class Courier:
 
     # ---- the making of messages
 
-    async def _take(self, intended: deque[Job]) -> list[Job]:
-        """Make the next messages and add them to ``intended``; fewer than a window where there are not more, or not
-        now. Gives those it added."""
+    async def _take(self, connection: SubmissionConnection, waiting: Sequence[Job]) -> list[Job]:
+        """The next messages, made: as many as fill the window, or as there are, now, for this connection. Behind a
+        large one none, until it has gone."""
         taken: list[Job] = []
-        while len(taken) < WINDOW and self._may_begin():
+        while self._fits(connection, [*waiting, *taken]):
             rows = self._next_rows()
             try:
                 job = await self._make(rows)
             except BaseException:
-                self._ready.extendleft(reversed(rows))
+                for each in taken:
+                    self._tools.room.give(each.room)
+                self._ready.extend(row for each in taken for row in each.rows)
+                self._ready.extend(rows)
                 raise
             if job is not None:
                 self._count()
                 taken.append(job)
-                intended.append(job)
-                if job.room:
-                    break
         return taken
+
+    def _fits(self, connection: SubmissionConnection, waiting: Sequence[Job]) -> bool:
+        return (
+            len(waiting) < WINDOW
+            and self._may_begin()
+            and connection.is_usable()
+            and connection.sent + len(waiting) < self._tools.smtp.messages_per_connection
+            and not any(job.room for job in waiting)
+            and not self._tools.smtp.others_wait(self._batch.record.session_id)
+        )
 
     async def _make(self, rows: list[MessageRow]) -> Job | None:
         """The transaction for these rows, with room for it; None, and they have failed, where it cannot be made."""

@@ -15,6 +15,7 @@ from cbemail.store.batches import BatchRepository
 
 log = logging.getLogger(__name__)
 
+GATHER_SECONDS = 0.001  # for others to come along: more would only make them wait
 _AGAIN_SECONDS = 1.0  # between two tries, while the store takes nothing
 
 _Entry = tuple[LiveBatch, Sequence[MessageEvent], "asyncio.Future[None]"]
@@ -51,7 +52,7 @@ class Journal:
         group: list[_Entry] = []
         try:
             while self._waiting:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(GATHER_SECONDS)
                 group, self._waiting = self._waiting, []
                 await self._record([event for _, events, _ in group for event in events])
                 for batch, events, future in group:

@@ -102,7 +102,7 @@ class MessageRow(Struct, frozen=True):
     finished_at: datetime | None = None
 
 
-class MessageEvent(Struct, frozen=True):
+class MessageEvent(Struct, frozen=True, array_like=True):
     """What becomes of a row: an intent (state SENDING), or an outcome. Written to the journal, folded in later."""
 
     batch: int

@@ -17,11 +17,11 @@ from cbemail.store.batch_records import (
     NewMessageRow,
 )
 from cbemail.store.database import Database, Row, Statement
+from cbemail.store.event_journal import EventJournal
 from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
 from cbemail.store.repository import idempotency_record
 
 _INTERRUPTED = "The service stopped while this message was being sent: it may have been delivered."
-_FOLD: list[Statement] = [("fold_batch_events", {}), ("empty_batch_events", {})]
 
 
 class BatchRepository:
@@ -32,15 +32,13 @@ class BatchRepository:
     `Overloaded` where the database is out of disk or has failed.
 
     What becomes of a message is appended to a journal, which costs a third of changing its row, and is folded into
-    the rows by the thousand. Nobody sees the difference: whoever asks for rows has the journal folded in first.
-    One instance a database: it numbers the events, and knows whether there are any.
+    the rows by the hundred (`EventJournal`). Nobody sees the difference: whoever asks for rows has the journal folded
+    in first. One instance a database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sequence: int | None = None  # of the last event; None: the journal has not been asked
-        self._journalled = 1  # counts calls of `record`; 1: a process before may have left events
-        self._folded = 0  # what `_journalled` was when the last fold was asked for
+        self._journal = EventJournal(database)
 
     # ---- accepting
 
@@ -156,7 +154,7 @@ class BatchRepository:
 
     async def load_undecided(self) -> list[BatchRecord]:
         """Batches, in whatever state, that have uncertain messages."""
-        await self._fold_if_needed()
+        await self._journal.fold()
         return _records(await self._database.fetch("load_undecided_batches"))
 
     async def find_batch(self, session_id: SessionId, batch_id: str) -> BatchRecord | None:
@@ -219,7 +217,7 @@ class BatchRepository:
         times without any may be what kills the process: it is taken only when no other row is due, and no second
         one while it is held.
         """
-        await self._fold_if_needed()
+        await self._journal.fold()
         due = {"batch": batch, "now": now, "held": list(held), "suspects": suspects}
         found = await self._database.fetch("find_due_batch_messages", limit=limit, **due)
         if not found and limit:
@@ -227,40 +225,20 @@ class BatchRepository:
         if not found:
             return []
         rows = [row["row_number"] for row in found]
-        claimed = _messages(
-            await self._database.execute(
-                "claim_batch_messages", batch=batch, rows=rows, first=min(rows), last=max(rows)
-            )
-        )
-        claimed.sort(key=lambda row: (row.next_attempt_at or now, row.row))
-        return claimed
+        chosen = {"batch": batch, "rows": rows, "first": min(rows), "last": max(rows)}
+        await self._database.execute("claim_batch_messages", **chosen)
+        return _messages(await self._database.fetch("load_claimed_messages", **chosen))
 
     async def next_due(self, batch: int, *, held: Sequence[int]) -> datetime | None:
         """When the next row that is not ``held`` may be tried. None: no row is left to be tried."""
-        await self._fold_if_needed()
+        await self._journal.fold()
         rows = await self._database.fetch("next_due_batch_message", batch=batch, held=list(held))
         due: datetime | None = rows[0]["next_attempt_at"]
         return due
 
     async def record(self, events: Sequence[MessageEvent]) -> None:
         """Append to the journal, in one transaction. Of one row the later event counts."""
-        if not events:
-            return
-        first = await self._number_events(len(events))
-        self._journalled += 1
-        await self._database.execute(
-            "record_batch_events",
-            sequences=list(range(first, first + len(events))),
-            batches=[event.batch for event in events],
-            rows=[event.row for event in events],
-            states=[event.state.value for event in events],
-            attempts=[event.attempts for event in events],
-            statuses=[event.status for event in events],
-            enhanced=[event.enhanced for event in events],
-            details=[event.detail for event in events],
-            next_attempts=[event.next_attempt_at for event in events],
-            finished=[event.finished_at for event in events],
-        )
+        await self._journal.append(events)
 
     async def fold(self) -> None:
         """Bring the rows up to date with the journal, and empty it.
@@ -268,11 +246,11 @@ class BatchRepository:
         The latest event of a row says all about it: what that leaves out is cleared. An outcome (any state but
         ``sending``) ends the row's count of claims.
         """
-        await self._fold_if_needed()
+        await self._journal.fold()
 
     async def sent_since(self, session_id: SessionId, since: datetime) -> int:
         """How many messages of a session's batches were sent since then."""
-        await self._fold_if_needed()
+        await self._journal.fold()
         rows = await self._database.fetch("count_sent_messages", session_id=session_id, since=since)
         return int(rows[0]["messages"])
 
@@ -298,7 +276,7 @@ class BatchRepository:
             raise ValueError(f"messages do not become {to} in bulk")
         else:
             move = ("end_batch_messages", chosen | {"now": now, "to": to})
-        rows, _ = await self._folding(("count_batch_messages_to_move", chosen), move)
+        rows, _ = await self._journal.fold(("count_batch_messages_to_move", chosen), move)
         return {SendState(row["state"]): row["messages"] for row in rows}
 
     # ---- messages
@@ -307,7 +285,7 @@ class BatchRepository:
         self, batch: int, *, state: SendState | None, after: int | None, limit: int
     ) -> list[MessageRow]:
         """Rows after the row ``after``, in their order; those in ``state``, or all."""
-        await self._fold_if_needed()
+        await self._journal.fold()
         first = -1 if after is None else after
         rows = await self._database.fetch(
             "page_batch_messages", batch=batch, state=state, after=first, limit=limit
@@ -320,7 +298,7 @@ class BatchRepository:
 
     async def undecided(self, batch: int) -> list[MessageRow]:
         """Every row that is uncertain."""
-        await self._fold_if_needed()
+        await self._journal.fold()
         return _messages(await self._database.fetch("load_undecided_messages", batch=batch))
 
     async def load_content(self, batch: int, number: int) -> list[bytes]:
@@ -347,7 +325,7 @@ class BatchRepository:
         What was being sent may have been delivered: it becomes ``uncertain``; says how many did. Batches that were
         being accepted are thrown away: nobody has been told of them.
         """
-        uncertain, *_ = await self._folding(
+        uncertain, *_ = await self._journal.fold(
             ("settle_interrupted_messages", {"now": now, "detail": _INTERRUPTED}),
             ("forget_unfinished_content", {}),
             ("forget_unfinished_messages", {}),
@@ -358,7 +336,6 @@ class BatchRepository:
     async def purge(self, before: datetime) -> None:
         """Forget batches that finished before then, with everything of theirs; one after the other, lest others wait."""
         queries = (
-            "purge_batch_events",
             "purge_batch_content",
             "purge_batch_messages",
             "purge_batch",
@@ -372,29 +349,6 @@ class BatchRepository:
             [(query, values), ("find_accepting_batch", {"batch": batch})]
         )
         _require_batch(found)
-
-    async def _number_events(self, count: int) -> int:
-        """The number of the first of so many events."""
-        if self._sequence is None:
-            [row] = await self._database.fetch("last_batch_event")
-            if self._sequence is None:  # another call may have asked meanwhile
-                self._sequence = row["sequence"] or 0
-        first = self._sequence + 1
-        self._sequence += count
-        return first
-
-    async def _fold_if_needed(self) -> None:
-        if self._folded < self._journalled:
-            await self._folding()
-
-    async def _folding(self, *statements: Statement) -> list[list[Row]]:
-        """The results of ``statements``, with the journal folded in before, in the same transaction."""
-        if self._folded >= self._journalled:
-            return await self._database.execute_all(statements)
-        folded = self._journalled
-        _, _, *results = await self._database.execute_all([*_FOLD, *statements])
-        self._folded = max(self._folded, folded)
-        return results
 
 
 def _require_batch(rows: list[Row]) -> None:

@@ -191,7 +191,9 @@ class DuckDbDatabase:
         return [self._commit([work])[0] for work in group]
 
     def _transact(self, group: Sequence[_Work]) -> list[_Results]:
-        if len(group) == 1 and len(group[0]) == 1:  # a transaction by itself, without two more to say so
+        if (
+            len(group) == 1 and len(group[0]) == 1
+        ):  # a transaction by itself, without two more to say so
             return [[_run(self._connection, group[0][0])]]
         self._connection.execute("begin transaction")
         results = _run_group(self._connection, group)

@@ -93,7 +93,6 @@ class Repository:
             "delete_refresh_tokens",
             "delete_idempotency_keys",
             "delete_outbox_messages",
-            "delete_batch_events",
             "delete_batch_content",
             "delete_batch_messages",
             "delete_batches",

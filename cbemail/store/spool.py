@@ -183,9 +183,6 @@ def write_parquet(
     except duckdb.Error as exc:
         path.unlink(missing_ok=True)
         raise SpoolError("The table could not be written: is the disk full?") from exc
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     return path
 
 
@@ -265,7 +262,7 @@ class _Parquet:
         self._connection.execute(query, self._bound)
         row_number = 0
         while fetched := self._connection.fetchmany(_FETCHED):
-            if self._stopped:  # between two fetches the engine takes no notice
+            if self._stopped:  # asked between two statements: the engine did not notice
                 raise stopped()
             for row in fetched:
                 row_number += 1
@@ -283,8 +280,6 @@ class _Parquet:
         left = self._limits.rows
         while left >= 0 and (lengths := self._connection.fetchmany(_PIECE)):
             left -= len(lengths)
-            if self._stopped:
-                raise stopped()
             if sum([octets for (octets,) in lengths]) > MAX_PIECE:
                 raise _rows_too_long()
 

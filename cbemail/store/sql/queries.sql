@@ -248,29 +248,26 @@ update batch
        paused_reason = $paused_reason, paused_until = $paused_until
  where number = $batch and state <> 'accepting'
 
--- last_batch_event --
-select max(sequence) as sequence from batch_event
+-- load_batch_events --
+select sequence, events from batch_event order by sequence
 
 -- record_batch_events --
-insert into batch_event (
-  sequence, batch, row_number, state, attempts, status, enhanced, detail, next_attempt_at, finished_at
-)
-select unnest($sequences::bigint[]), unnest($batches::integer[]), unnest($rows::integer[]),
-       unnest($states::varchar[]), unnest($attempts::integer[]), unnest($statuses::integer[]),
-       unnest($enhanced::varchar[]), unnest($details::varchar[]), unnest($next_attempts::timestamp[]),
-       unnest($finished::timestamp[])
+insert into batch_event (sequence, events) values ($sequence, $events)
 
 -- fold_batch_events --
 update batch_message
    set state = event.state, attempts = event.attempts, status = event.status, enhanced = event.enhanced,
        detail = event.detail, next_attempt_at = event.next_attempt_at, finished_at = event.finished_at,
        claims = case when event.state = 'sending' then claims else 0 end
-  from (select * from batch_event
-         where sequence in (select max(sequence) from batch_event group by batch, row_number)) as event
+  from (select unnest($batches::integer[]) as batch, unnest($rows::integer[]) as row_number,
+               unnest($states::varchar[]) as state, unnest($attempts::integer[]) as attempts,
+               unnest($statuses::integer[]) as status, unnest($enhanced::varchar[]) as enhanced,
+               unnest($details::varchar[]) as detail, unnest($next_attempts::timestamp[]) as next_attempt_at,
+               unnest($finished::timestamp[]) as finished_at) as event
  where batch_message.batch = event.batch and batch_message.row_number = event.row_number
 
 -- empty_batch_events --
-delete from batch_event
+delete from batch_event where sequence in (select unnest($sequences::bigint[]))
 
 -- find_due_batch_messages --
 select row_number
@@ -297,7 +294,14 @@ update batch_message
    set claims = claims + 1
  where batch = $batch and row_number between $first and $last and row_number in (select unnest($rows::integer[]))
    and state in ('queued', 'deferred')
-returning *
+
+-- load_claimed_messages --
+select row_number, position, content, state, attempts, claims, message_id, sealed, next_attempt_at, status, enhanced,
+       detail
+  from batch_message
+ where batch = $batch and row_number between $first and $last and row_number in (select unnest($rows::integer[]))
+   and state in ('queued', 'deferred')
+ order by next_attempt_at, row_number
 
 -- next_due_batch_message --
 select min(next_attempt_at) as next_attempt_at
@@ -352,9 +356,6 @@ delete from batch where state = 'accepting'
 -- list_ended_batches --
 select number from batch where finished_at < $before order by number
 
--- purge_batch_events --
-delete from batch_event where batch in (select number from batch where number = $batch and finished_at < $before)
-
 -- purge_batch_content --
 delete from batch_content where batch in (select number from batch where number = $batch and finished_at < $before)
 
@@ -363,9 +364,6 @@ delete from batch_message where batch in (select number from batch where number 
 
 -- purge_batch --
 delete from batch where number = $batch and finished_at < $before
-
--- delete_batch_events --
-delete from batch_event where batch in (select number from batch where session_id = $id)
 
 -- delete_batch_content --
 delete from batch_content where batch in (select number from batch where session_id = $id)

@@ -47,16 +47,8 @@ create table batch_message (
   finished_at     timestamp
 );
 
--- The journal: what became of rows since, appended only. To add a row to it costs a third of changing one in place.
+-- The journal: what became of rows since. Each row a group of events, in MessagePack (`store/event_journal`).
 create table batch_event (
-  sequence        bigint not null,
-  batch           integer not null,
-  row_number      integer not null,
-  state           varchar not null,
-  attempts        integer not null,
-  status          integer,
-  enhanced        varchar,
-  detail          varchar,
-  next_attempt_at timestamp,
-  finished_at     timestamp
+  sequence bigint not null,
+  events   blob not null
 );
