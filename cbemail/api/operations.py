@@ -9,6 +9,7 @@ from cbemail.api.codec import json_response
 from cbemail.api.operation import Call
 from cbemail.api.problems import INTERNAL, INTERNAL_CODE, PROBLEMS
 from cbemail.errors import RouteNotFound
+from cbemail.outbox.batches import Batches
 
 
 class Status(Struct, frozen=True):
@@ -16,10 +17,12 @@ class Status(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """``ready`` where every part is ``ok``."""
+    """``ready`` where every part is ``ok``. The store may have ``failed``; the outbox be ``stopping`` with the service,
+    or ``restarting`` after a defect."""
 
     status: str
     store: str
+    outbox: str
 
 
 async def get_health(call: Call[object, None]) -> Response:  # noqa: ARG001 - a handler
@@ -28,10 +31,18 @@ async def get_health(call: Call[object, None]) -> Response:  # noqa: ARG001 - a 
 
 
 async def get_readiness(call: Call[object, None]) -> Response:
-    """The service can do its work: the store is open. 503 where it is not."""
-    failed = call.services.database.failed.is_set()
-    answer = Readiness("not ready", "failed") if failed else Readiness("ready", "ok")
-    return json_response(answer, 503 if failed else 200)
+    """The service can do its work: the store is open, and what sends is running. 503 where it cannot."""
+    store = "failed" if call.services.database.failed.is_set() else "ok"
+    outbox = _outbox_status(call.services.batches)
+    ready = store == outbox == "ok"
+    status = "ready" if ready else "not ready"
+    return json_response(Readiness(status, store, outbox), 200 if ready else 503)
+
+
+def _outbox_status(batches: Batches) -> str:
+    if batches.draining:
+        return "stopping"
+    return "restarting" if batches.troubled else "ok"
 
 
 async def explain_problem(call: Call[object, None]) -> Response:

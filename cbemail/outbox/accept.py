@@ -1,6 +1,6 @@
 """Accepting a batch: every recipient is looked at, all of it is put on disk, and only then does it exist.
 
-Rows are written as they are read, into a batch whose state is ACCEPTING: nobody sees it, nobody sends it, and a restart
+Rows are written as they are read, into a batch that is not published yet: nobody sees it, nobody sends it, and a restart
 throws it away. One last transaction publishes it, together with its Idempotency-Key and the answer that goes with that.
 A process that dies before it has accepted nothing; one that dies after it answers the same key with the same batch.
 """
@@ -194,7 +194,7 @@ class Acceptance:
             kind=batch.kind,
             session_id=batch.session_id,
             name=batch.name,
-            state=BatchState.ACCEPTING,
+            state=BatchState.QUEUED,
             options=batch.options,
             token=secrets.token_hex(_TOKEN_OCTETS),
             sealed_key=self._vault.seal(batch.session_id, "batch", secret.secret),

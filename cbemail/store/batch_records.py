@@ -19,9 +19,8 @@ class BatchKind(StrEnum):
 
 
 class BatchState(StrEnum):
-    """``ACCEPTING`` is never seen from outside: its rows are being written, and a restart throws them away."""
+    """Of a batch that was published. One whose rows are still being written has a state only the store knows of."""
 
-    ACCEPTING = "accepting"
     QUEUED = "queued"
     SCHEDULED = "scheduled"
     RUNNING = "running"

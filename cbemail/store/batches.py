@@ -322,11 +322,12 @@ class BatchRepository:
     async def recover(self, now: datetime) -> int:
         """Rule on what a process that died has left: to be called at start, before any claim.
 
-        What was being sent may have been delivered: it becomes ``uncertain``; says how many did. Batches that were
-        being accepted are thrown away: nobody has been told of them.
+        What was being sent may have been delivered: it becomes ``uncertain``; says how many did. What a cancelled batch
+        had still waiting is cancelled. Batches that were being accepted are thrown away: nobody has been told of them.
         """
         uncertain, *_ = await self._journal.fold(
             ("settle_interrupted_messages", {"now": now, "detail": _INTERRUPTED}),
+            ("cancel_interrupted_messages", {"now": now}),
             ("forget_unfinished_content", {}),
             ("forget_unfinished_messages", {}),
             ("forget_unfinished_batches", {}),

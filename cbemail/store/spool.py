@@ -165,7 +165,7 @@ def write_parquet(
     if not all(_COLUMN_NAME.fullmatch(name) for name, _ in columns):
         raise ValueError("a column is named in small letters")
     path = folder.resolve() / f"table-{secrets.token_hex(8)}.parquet"
-    table = ", ".join(f"{name} {kind}" for name, kind in columns)
+    table = ", ".join(f'"{name}" {kind}' for name, kind in columns)  # "to" is a word of SQL
     values = ", ".join(f"unnest(${name}::{kind}[])" for name, kind in columns)
     try:
         with closing(_connect(path)) as connection:
@@ -180,9 +180,12 @@ def write_parquet(
             connection.execute(
                 "copy report to $path (format parquet, compression zstd)", {"path": str(path)}
             )
-    except duckdb.Error as exc:
+    except (duckdb.OperationalError, duckdb.OutOfMemoryException) as exc:
         path.unlink(missing_ok=True)
         raise SpoolError("The table could not be written: is the disk full?") from exc
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

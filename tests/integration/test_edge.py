@@ -175,7 +175,8 @@ async def test_health_and_readiness_are_told_to_anybody(client: httpx.AsyncClien
     alive, ready = await client.get("/healthz"), await client.get("/readyz")
 
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "store": "ok"})
+    ready_document = {"status": "ready", "store": "ok", "outbox": "ok"}
+    assert (ready.status_code, ready.json()) == (200, ready_document)
 
 
 # ---- headers

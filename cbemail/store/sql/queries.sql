@@ -344,6 +344,12 @@ update batch_message
  where state = 'sending'
 returning row_number
 
+-- cancel_interrupted_messages --
+-- The process died between the batch's end and that of its rows.
+update batch_message
+   set state = 'cancelled', next_attempt_at = null, finished_at = $now
+ where state in ('queued', 'deferred') and batch in (select number from batch where state = 'cancelled')
+
 -- forget_unfinished_content --
 delete from batch_content where batch not in (select number from batch where state <> 'accepting')
 
