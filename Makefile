@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install run fmt check test unit integration bench fuzz cov servers lock clean
+.PHONY: help install run fmt check test unit integration bench fuzz soak cov servers lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench: install servers ## measurements, as JSON
 
 fuzz: install ## the properties, with a hundred times the examples
 	$(PYTEST) --hypothesis-profile=fuzz tests/property
+
+soak: install servers ## a mail merge whose process is killed two hundred times; CBEMAIL_SEED repeats one
+	CBEMAIL_REQUIRE_SERVERS=1 CBEMAIL_KILLS=200 $(PYTEST) tests/integration/test_batch_crash.py
 
 cov: install ## the tests, and which branches they miss
 	$(BIN)/coverage run -m pytest

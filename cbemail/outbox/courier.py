@@ -66,7 +66,7 @@ ACCOUNT_PAUSE = timedelta(hours=1)  # limits are told by the day, and often end 
 RECONNECT_SECONDS = (
     2.0  # after a connection that could not be had; the host's circuit knows when to stop
 )
-MOST_SECONDS = 3600.0  # a courier looks again by then, whatever it was told
+MOST_SECONDS = 60.0  # a courier looks again by then: the wall clock may be set
 
 
 class Tools(Struct, frozen=True):
@@ -126,7 +126,7 @@ class Courier:
 
     async def run(self) -> None:
         try:
-            while not self._stopping and self._batch.may_send:
+            while self._goes_on:
                 self._batch.nudged.clear()
                 await self._refill()
                 self._keep_to_the_day()
@@ -253,6 +253,11 @@ class Courier:
                 self._upstream.hold(self._loop.time(), seconds)
                 return
 
+    @property
+    def _goes_on(self) -> bool:
+        """Neither the service is stopping nor the batch paused or cancelled."""
+        return not self._stopping and self._batch.may_send
+
     def _may_begin(self) -> bool:
         return (
             bool(self._ready) and not self._stopping and self._batch.may_send and self._wait() <= 0
@@ -275,7 +280,7 @@ class Courier:
                 settled.clear()
                 written = post(batch, events)
                 intended.extend((job, written) for job in ahead)
-                if not intended or not connection.is_usable() or self._stopping:
+                if not intended or not connection.is_usable() or not self._goes_on:
                     break
                 await intended[0][1]
                 job, _ = intended.popleft()
@@ -290,7 +295,7 @@ class Courier:
         self, connection: SubmissionConnection, job: Job, settled: list[MessageEvent]
     ) -> None:
         """Hand one message over, and add what became of it to ``settled``, whatever happens."""
-        if self._stopping or not connection.is_usable():
+        if not self._goes_on or not connection.is_usable():
             settled += [self._returned(row) for row in job.rows]
             self._tools.room.give(job.room)
             return

@@ -81,9 +81,7 @@ class Dispatch:
         self._carriers: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._copying = asyncio.Semaphore(COPIES)
-        self._reconciler = Reconciler(
-            repository, self.journal, sent, self._live_or_ended, clock, policy.reconcile
-        )
+        self._reconciler = Reconciler(repository, sent, self.find, clock, policy.reconcile)
         self._reconciling: asyncio.Task[None] | None = None
         self.draining = asyncio.Event()
         self.troubled: set[str] = (
@@ -232,10 +230,6 @@ class Dispatch:
             await chore
         except CbemailError as error:
             log.warning("a chore of the outbox failed: %s", error.code)
-
-    def _live_or_ended(self, record: BatchRecord) -> LiveBatch:
-        """For the journal, which counts: what becomes of a batch that is over is counted by the store alone."""
-        return self._lives.get(record.id) or LiveBatch(record, {}, (), self._clock)
 
     def _drop(self, live: LiveBatch) -> None:
         self._lives.pop(live.record.id, None)

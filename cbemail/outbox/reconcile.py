@@ -14,10 +14,9 @@ from msgspec import Struct
 
 from cbemail.clock import Clock
 from cbemail.errors import CbemailError, SessionNotFound
-from cbemail.outbox.journal import Journal
 from cbemail.outbox.live import LiveBatch
 from cbemail.outbox.sent import SentFolder
-from cbemail.store.batch_records import BatchRecord, MessageEvent, MessageRow, OnUncertain
+from cbemail.store.batch_records import BatchRecord, MessageRow, OnUncertain
 from cbemail.store.batches import BatchRepository
 from cbemail.store.records import SendState
 
@@ -40,14 +39,12 @@ class Reconciler:
     def __init__(
         self,
         repository: BatchRepository,
-        journal: Journal,
         sent: SentFolder,
-        live: Callable[[BatchRecord], LiveBatch],
+        live: Callable[[str], LiveBatch | None],
         clock: Clock,
         policy: ReconcilePolicy,
     ) -> None:
         self._repository = repository
-        self._journal = journal
         self._sent = sent
         self._live = live
         self._clock = clock
@@ -122,22 +119,14 @@ class Reconciler:
     async def _record(
         self, batch: BatchRecord, row: MessageRow, state: SendState, detail: str | None
     ) -> None:
-        """Only what is uncertain still: a client may have asked for another try meanwhile."""
-        live = self._live(batch)
-        if row.row in live.held:
-            return
-        live.take([row])
+        """Unless it is uncertain no more: a client may have asked for another try while the mailbox was asked."""
         now = self._clock()
         sent = state is SendState.SENT
-        event = MessageEvent(
-            batch=batch.number,
-            row=row.row,
-            state=state,
-            attempts=row.attempts,
-            status=row.status,
-            enhanced=row.enhanced,
-            detail=detail,
-            next_attempt_at=None if sent else now,
-            finished_at=now if sent else None,
-        )
-        await self._journal.post(live, [event])
+        if not await self._repository.decide(
+            batch.number, row.row, sent=sent, detail=detail, now=now
+        ):
+            return
+        live = self._live(batch.id)
+        if live is not None:
+            live.moved({SendState.UNCERTAIN: 1}, state)
+            live.expect(now)

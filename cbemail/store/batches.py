@@ -312,6 +312,26 @@ class BatchRepository:
             content += [piece["sealed"] for piece in found]
         return content
 
+    async def decide(
+        self, batch: int, row: int, *, sent: bool, detail: str | None, now: datetime
+    ) -> bool:
+        """What became of an uncertain message after all: it was ``sent``, or is to be sent again. False: it is no
+        longer uncertain, since somebody else has decided."""
+        [decided] = await self._journal.fold(
+            (
+                "decide_message",
+                {
+                    "batch": batch,
+                    "row": row,
+                    "state": SendState.SENT if sent else SendState.QUEUED,
+                    "detail": detail,
+                    "next_attempt_at": None if sent else now,
+                    "finished_at": now if sent else None,
+                },
+            )
+        )
+        return bool(decided)
+
     async def content_octets(self, batch: int, number: int) -> int:
         """How large a content is, without reading it."""
         [row] = await self._database.fetch("measure_batch_content", batch=batch, number=number)

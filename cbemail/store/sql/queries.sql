@@ -338,6 +338,12 @@ select * from batch_message
 -- load_undecided_messages --
 select * from batch_message where batch = $batch and state = 'uncertain' order by row_number
 
+-- decide_message --
+update batch_message
+   set state = $state, detail = $detail, next_attempt_at = $next_attempt_at, finished_at = $finished_at, claims = 0
+ where batch = $batch and row_number = $row and state = 'uncertain'
+returning row_number
+
 -- settle_interrupted_messages --
 update batch_message
    set state = 'uncertain', next_attempt_at = null, finished_at = $now, detail = $detail
