@@ -16,7 +16,7 @@ from cbemail.clock import Clock
 from cbemail.errors import CbemailError
 from cbemail.ids import SessionId
 from cbemail.outbox.batch import Rejection
-from cbemail.outbox.courier import Courier, Orders, Tools
+from cbemail.outbox.courier import Courier
 from cbemail.outbox.journal import Journal
 from cbemail.outbox.live import LiveBatch
 from cbemail.outbox.pacing import Upstreams
@@ -24,6 +24,7 @@ from cbemail.outbox.reconcile import ReconcilePolicy, Reconciler
 from cbemail.outbox.retry import RetryPolicy
 from cbemail.outbox.room import Room
 from cbemail.outbox.sealing import BatchKey
+from cbemail.outbox.sender import Orders, Tools
 from cbemail.outbox.sent import SentFolder
 from cbemail.outbox.workshop import Job, Workshop, open_recipient
 from cbemail.sessions.registry import Sessions

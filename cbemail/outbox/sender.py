@@ -1,0 +1,264 @@
+"""One connection's share of a batch: makes messages, hands them over one by one, and has each step on disk in time."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
+
+from msgspec import Struct, structs
+
+from cbemail.clock import Clock
+from cbemail.errors import CbemailError, InvalidRequest
+from cbemail.outbox.journal import Journal
+from cbemail.outbox.live import LiveBatch
+from cbemail.outbox.merge import MergeError
+from cbemail.outbox.pacing import Upstream
+from cbemail.outbox.retry import RetryPolicy
+from cbemail.outbox.room import Room
+from cbemail.outbox.rulings import (
+    Notice,
+    Ruling,
+    Terms,
+    failed,
+    intent,
+    put_back,
+    rule,
+    uncertain,
+)
+from cbemail.outbox.sealing import SealError
+from cbemail.outbox.supply import Supply
+from cbemail.outbox.workshop import Job, Workshop
+from cbemail.smtp.connection import SubmissionConnection
+from cbemail.smtp.pool import SmtpPool
+from cbemail.smtp.replies import Phase
+from cbemail.store.batch_records import BatchState, MessageEvent, MessageRow
+from cbemail.store.batches import BatchRepository
+from cbemail.store.records import SendState
+
+log = logging.getLogger(__name__)
+
+WINDOW = 4  # messages a connection that a restart could not tell the fate of, at most
+LARGE = 1 << 20  # octets; of such messages a connection has one at a time, and takes room for it
+CONTENT_REFUSALS = 20  # in a row: the message is the matter, not its recipients
+ACCOUNT_PAUSE = timedelta(hours=1)  # limits are told by the day, and often end sooner
+
+
+class Tools(Struct, frozen=True):
+    """What the senders of all batches share."""
+
+    repository: BatchRepository
+    journal: Journal
+    smtp: SmtpPool
+    room: Room
+    clock: Clock
+    retry: RetryPolicy
+
+
+class Orders(Struct, frozen=True):
+    """What a sender tells of: that its batch, or its account, has to wait; and what became of a message."""
+
+    halt: Callable[[str, timedelta | None], None]
+    settled: Callable[[Job, Sequence[MessageEvent]], Awaitable[None]]
+
+
+class Sender:
+    """For all connections of one batch: `deliver` runs once for each, side by side."""
+
+    def __init__(
+        self,
+        batch: LiveBatch,
+        supply: Supply,
+        workshop: Workshop,
+        upstream: Upstream,
+        tools: Tools,
+        orders: Orders,
+    ) -> None:
+        self._batch = batch
+        self._supply = supply
+        self._workshop = workshop
+        self._upstream = upstream
+        self._tools = tools
+        self._orders = orders
+        self._refusals = 0
+        self._now = asyncio.get_running_loop().time
+
+    async def deliver(self, connection: SubmissionConnection) -> None:
+        """Messages over one connection, until it has done its share or nothing more may go.
+
+        ``intended`` are on disk as being sent, or on their way there, and not handed over yet. The intent of a fifth
+        message is written in one with the outcome of the first: more than four are never open at a time.
+        """
+        post, batch = self._tools.journal.post, self._batch
+        settled: list[MessageEvent] = []
+        intended: deque[tuple[Job, asyncio.Future[None]]] = deque()
+        written = post(batch, [])
+        try:
+            while True:
+                ahead = await self._take(connection, [job for job, _ in intended])
+                events = [*settled, *_intents(batch.number, ahead)]
+                settled.clear()
+                written = post(batch, events)
+                intended.extend((job, written) for job in ahead)
+                if not intended or not connection.is_usable() or not self._supply.goes_on:
+                    break
+                await intended[0][1]
+                job, _ = intended.popleft()
+                await self._submit(connection, job, settled)
+        finally:
+            for job, _ in intended:
+                settled += self._put_back(job.rows)
+                self._tools.room.give(job.room)
+            await (post(batch, settled) if settled else written)
+
+    def give_back(self, rows: Iterable[MessageRow]) -> "asyncio.Future[None]":
+        """Rows that were claimed and are not to be tried now: as they were, or cancelled with their batch."""
+        return self._tools.journal.post(self._batch, self._put_back(rows))
+
+    def fail(self, row: MessageRow, detail: str) -> None:
+        """A row that is not to be tried again, for a reason of ours."""
+        self._tools.journal.post(self._batch, [failed(self._terms(), row, detail)])
+
+    # ---- the making of messages
+
+    async def _take(self, connection: SubmissionConnection, waiting: Sequence[Job]) -> list[Job]:
+        """The next messages, made: as many as fill the window, or as there are, now, for this connection. Behind a
+        large one none, until it has gone."""
+        taken: list[Job] = []
+        while self._fits(connection, [*waiting, *taken]):
+            rows = self._supply.take_message()
+            try:
+                job = await self._make(rows)
+            except BaseException:
+                for each in taken:
+                    self._tools.room.give(each.room)
+                    self._supply.add(each.rows)
+                self._supply.add(rows)
+                raise
+            if job is not None:
+                taken.append(job)
+        return taken
+
+    def _fits(self, connection: SubmissionConnection, waiting: Sequence[Job]) -> bool:
+        return (
+            len(waiting) < WINDOW
+            and self._supply.may_begin
+            and connection.is_usable()
+            and connection.sent + len(waiting) < self._tools.smtp.messages_per_connection
+            and not any(job.room for job in waiting)
+            and not self._tools.smtp.others_wait(self._batch.record.session_id)
+        )
+
+    async def _make(self, rows: list[MessageRow]) -> Job | None:
+        """The transaction for these rows, with room for it; None, and they have failed, where it cannot be made."""
+        octets = await self._workshop.octets(rows[0].content)
+        room = octets if octets >= LARGE else 0
+        await self._tools.room.take(room)
+        try:
+            job = await self._workshop.make(rows, self._tools.clock())
+        except BaseException as exc:
+            self._tools.room.give(room)
+            if not _is_of_the_message(exc):
+                raise
+            if not isinstance(exc, MergeError | InvalidRequest):
+                log.exception("a message of %s cannot be made", self._batch.record.id)
+            for row in rows:
+                self.fail(row, "The message cannot be made from what is stored of it.")
+            return None
+        return structs.replace(job, room=room)
+
+    # ---- one message
+
+    async def _submit(
+        self, connection: SubmissionConnection, job: Job, settled: list[MessageEvent]
+    ) -> None:
+        """Hand one message over, and add what became of it to ``settled``, whatever happens."""
+        was_idle = connection.sent > 0
+        terms = self._terms()
+        try:
+            if not self._supply.goes_on:
+                settled += self._put_back(job.rows)
+                return
+            outcome = await connection.submit(job.envelope)
+        except asyncio.CancelledError:
+            settled += self._broken_off(terms, job, connection.phase)
+            raise
+        except Exception:
+            # A defect of ours, which must not take other messages along, nor be met again and again.
+            log.exception("a message of %s could not be handed over", self._batch.record.id)
+            settled += self._broken_off(terms, job, connection.phase, again=False)
+            connection.abort()
+            return
+        finally:
+            self._tools.room.give(job.room)
+        ruling = rule(terms, job.rows, job.envelope.recipients, outcome, was_idle=was_idle)
+        settled += self._unless_cancelled(ruling.events)
+        self._heed(ruling)
+        await self._orders.settled(job, ruling.events)
+
+    def _broken_off(
+        self, terms: Terms, job: Job, phase: Phase, *, again: bool = True
+    ) -> list[MessageEvent]:
+        """We gave up in the middle: behind the final dot nobody knows."""
+        if phase is Phase.FINAL:
+            return [uncertain(terms, row) for row in job.rows]
+        if again:
+            return self._put_back(job.rows)
+        return [failed(terms, row, "The message could not be handed over.") for row in job.rows]
+
+    def _put_back(self, rows: Iterable[MessageRow]) -> list[MessageEvent]:
+        return self._unless_cancelled([put_back(self._batch.number, row) for row in rows])
+
+    def _unless_cancelled(self, events: Sequence[MessageEvent]) -> list[MessageEvent]:
+        """What would wait for another try does not, in a batch that was cancelled meanwhile."""
+        if self._batch.record.state is not BatchState.CANCELLED:
+            return list(events)
+        waiting = (SendState.QUEUED, SendState.DEFERRED)
+        now = self._tools.clock()
+        return [
+            structs.replace(event, state=SendState.CANCELLED, next_attempt_at=None, finished_at=now)
+            if event.state in waiting
+            else event
+            for event in events
+        ]
+
+    # ---- what is learnt from outcomes
+
+    def _heed(self, ruling: Ruling) -> None:
+        self._refusals = self._refusals + 1 if ruling.notice is Notice.CONTENT else 0
+        match ruling.notice:
+            case Notice.GOOD:
+                if self._upstream.succeeded(self._now()):
+                    self._batch.nudged.set()  # one more connection may be had
+            case Notice.THROTTLED:
+                self._upstream.throttled(self._now())
+            case Notice.ACCOUNT:
+                self._orders.halt("account-limit", ACCOUNT_PAUSE)
+            case Notice.CREDENTIALS:
+                self._orders.halt("credentials-stale", None)
+            case Notice.CONTENT if self._refusals >= CONTENT_REFUSALS:
+                self._orders.halt("content-refused", None)
+            case _:
+                pass
+
+    def _terms(self) -> Terms:
+        options = self._batch.record.options
+        return Terms(
+            batch=self._batch.number,
+            max_attempts=options.max_attempts,
+            now=self._tools.clock(),
+            jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries, keeps no secret
+            policy=self._tools.retry,
+        )
+
+
+def _intents(batch: int, jobs: Iterable[Job]) -> list[MessageEvent]:
+    return [intent(batch, row) for job in jobs for row in job.rows]
+
+
+def _is_of_the_message(error: BaseException) -> bool:
+    """Whether what went wrong in making a message will go wrong again: else it is the store, or a cancellation."""
+    if isinstance(error, MergeError | SealError | InvalidRequest):
+        return True
+    return isinstance(error, Exception) and not isinstance(error, CbemailError)

@@ -1,0 +1,107 @@
+"""What a batch's senders draw from: rows that are due and claimed, and the word whether one may go just now."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from datetime import timedelta
+
+from cbemail.clock import Clock
+from cbemail.outbox.live import Hold, LiveBatch
+from cbemail.outbox.pacing import TokenBucket, Upstream
+from cbemail.smtp.pool import SmtpPool
+from cbemail.store.batch_records import MessageRow
+
+LOW = 300  # rows left, when the next claim is worth making
+RECIPIENTS = 50  # of one message in one transaction (RFC 5321 4.5.3.1.8 promises a hundred)
+
+
+class Supply:
+    """Of one courier. ``stopping`` once nothing more is to be begun."""
+
+    def __init__(self, batch: LiveBatch, upstream: Upstream, smtp: SmtpPool, clock: Clock) -> None:
+        self._batch = batch
+        self._upstream = upstream
+        self._smtp = smtp
+        self._clock = clock
+        per_minute = batch.record.options.rate_per_minute
+        self._bucket = TokenBucket(per_minute) if per_minute is not None else None
+        self._rows: deque[MessageRow] = deque()
+        self._now = asyncio.get_running_loop().time
+        self.stopping = False
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def is_low(self) -> bool:
+        return len(self._rows) <= LOW
+
+    @property
+    def useful_senders(self) -> int:
+        """More than this would find nothing to do: one a message, and one a second's message where there is a rate."""
+        per_minute = self._batch.record.options.rate_per_minute
+        paced = len(self) if per_minute is None else -(-per_minute // 60)
+        return 1 if self._upstream.is_paced else min(len(self), paced)
+
+    # ---- in and out
+
+    def add(self, rows: Iterable[MessageRow]) -> None:
+        self._rows.extend(rows)
+
+    def take_message(self) -> list[MessageRow]:
+        """The next row, and those of the same message that stand behind it. Counts as one message for the pace."""
+        rows = [self._rows.popleft()]
+        while (
+            self._rows
+            and len(rows) < RECIPIENTS
+            and (self._rows[0].position, self._rows[0].content)
+            == (rows[0].position, rows[0].content)
+        ):
+            rows.append(self._rows.popleft())
+        if self.is_low:
+            self._batch.nudged.set()
+        now = self._now()
+        if self._bucket is not None:
+            self._bucket.take(now)
+        self._upstream.take(now)
+        return rows
+
+    def take_all(self) -> list[MessageRow]:
+        rows, self._rows = list(self._rows), deque()
+        return rows
+
+    # ---- may it go?
+
+    @property
+    def goes_on(self) -> bool:
+        """Neither is the service stopping, nor the batch paused or over."""
+        return not self.stopping and self._batch.may_send
+
+    @property
+    def may_begin(self) -> bool:
+        """A message may go now."""
+        return (
+            bool(self._rows)
+            and self.goes_on
+            and self.seconds_to_wait() <= 0
+            and self.seconds_to_next_day() <= 0
+        )
+
+    def seconds_to_wait(self) -> float:
+        """Until a message may go, as far as rates, throttles and the host's circuit are concerned; 0: now."""
+        now = self._now()
+        broken = self._smtp.retry_in(self._batch.record.session_id) or 0.0
+        self._show(broken)
+        bucket = self._bucket.delay(now) if self._bucket is not None else 0.0
+        return max(broken, bucket, self._upstream.delay(now))
+
+    def seconds_to_next_day(self) -> float:
+        """Until the provider allows the account any more at all; 0: it does."""
+        return self._upstream.day_delay(self._now())
+
+    def _show(self, broken: float) -> None:
+        """A host that cannot be reached is what a client wants to know of."""
+        hold = None
+        if broken > 0:
+            hold = Hold("upstream-unavailable", self._clock() + timedelta(seconds=round(broken)))
+        self._batch.hold = hold
