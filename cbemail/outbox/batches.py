@@ -1,8 +1,12 @@
 """The batches of a session: found, shown, watched and steered."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextlib import aclosing
+from datetime import datetime
+from typing import Any, TypeVar
+
+from msgspec import structs
 
 from cbemail.clock import Clock
 from cbemail.errors import BatchNotFound, BatchStateConflict
@@ -18,9 +22,12 @@ from cbemail.store.batch_records import BatchKind, BatchRecord, BatchState, Mess
 from cbemail.store.batches import BatchRepository
 from cbemail.store.records import SendState
 
+T = TypeVar("T")
+
 PROGRESS_SECONDS = 0.25  # between two views of a batch that changes all the time
 _WAITING = (SendState.QUEUED, SendState.DEFERRED)
-_SHOWN = 1000  # rows of a single message: it has at most so many recipients
+_UNDER_WAY = (BatchState.QUEUED, BatchState.SCHEDULED, BatchState.RUNNING, BatchState.PAUSED)
+_SHOWN = 5000  # rows of a single message: it has fewer recipients
 
 
 class Batches:
@@ -30,7 +37,8 @@ class Batches:
         self._repository = repository
         self._dispatch = dispatch
         self._clock = clock
-        self._steering = asyncio.Lock()  # one change of course at a time
+        self._reopening = asyncio.Lock()  # what is over is taken up again by one at a time
+        self._changing: set[asyncio.Task[Any]] = set()
 
     # ---- the whole
 
@@ -140,51 +148,84 @@ class Batches:
 
     async def pause(self, session_id: SessionId, batch_id: str) -> BatchView:
         """Raises BatchNotFound, BatchStateConflict (completed or cancelled). So do the next three."""
-        async with self._steering:
-            live = await self._require_live(session_id, batch_id)
-            await self._dispatch.set_state(live, BatchState.PAUSED, paused_reason="requested")
-            return live.view()
+        return await self._whole(self._pause(session_id, batch_id))
 
     async def resume(self, session_id: SessionId, batch_id: str) -> BatchView:
-        async with self._steering:
-            live = await self._require_live(session_id, batch_id)
-            await self._dispatch.unpause(live)
-            return live.view()
+        """What is not paused stays as it is."""
+        return await self._whole(self._resume(session_id, batch_id))
 
     async def cancel(self, session_id: SessionId, batch_id: str) -> BatchView:
         """What is on its way to the server is carried to its end; all else is cancelled."""
-        async with self._steering:
-            live = self._live(session_id, batch_id)
-            if live is None:
-                record = await self._record(session_id, batch_id)
-                if record.state is BatchState.CANCELLED:
-                    return await self._stored_view(record)
-            await self._cancel(await self._require_live(session_id, batch_id))
-            return live.view() if live is not None else await self.find(session_id, batch_id)
+        return await self._whole(self._cancel_batch(session_id, batch_id))
 
     async def retry(self, session_id: SessionId, batch_id: str) -> BatchView:
         """Failed and uncertain messages again."""
-        async with self._steering:
-            live = self._live(session_id, batch_id)
-            if live is None:
+        return await self._whole(self._retry(session_id, batch_id))
+
+    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
+        """The result of a change that is made on disk and here, also for a client that hangs up in between."""
+        task = asyncio.create_task(change)
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        return await asyncio.shield(task)
+
+    async def _pause(self, session_id: SessionId, batch_id: str) -> BatchView:
+        live = await self._require_live(session_id, batch_id)
+        async with live.course:
+            await self._move(live, BatchState.PAUSED, _UNDER_WAY, paused_reason="requested")
+        return live.view()
+
+    async def _resume(self, session_id: SessionId, batch_id: str) -> BatchView:
+        live = await self._require_live(session_id, batch_id)
+        async with live.course:
+            _require_under_way(live)
+            await self._dispatch.unpause(live)
+        return live.view()
+
+    async def _cancel_batch(self, session_id: SessionId, batch_id: str) -> BatchView:
+        live = self._live(session_id, batch_id)
+        if live is None or live.ended:
+            record = await self._record(session_id, batch_id)
+            if record.state is BatchState.CANCELLED:
+                return await self._stored_view(record)
+        live = await self._require_live(session_id, batch_id)
+        async with live.course:
+            await self._cancel(live)
+        return live.view()
+
+    async def _retry(self, session_id: SessionId, batch_id: str) -> BatchView:
+        live = self._live(session_id, batch_id)
+        if live is not None:
+            async with live.course:
+                if not live.ended:
+                    return await self._try_again(live)
+        async with self._reopening:
+            live = self._live(session_id, batch_id)  # somebody else may have been first
+            if live is None or live.ended:
                 live = await self._reopen(await self._record(session_id, batch_id))
-                if live is None:
-                    return await self.find(session_id, batch_id)
-            now = self._clock()
-            left = await self._repository.move_messages(
-                live.number,
-                states=(SendState.FAILED, SendState.UNCERTAIN),
-                to=SendState.QUEUED,
-                now=now,
-                held=list(live.held),
-            )
-            live.moved(left, SendState.QUEUED)
+            if live is None:
+                return await self.find(session_id, batch_id)
+            async with live.course:
+                return await self._try_again(live)
+
+    async def _try_again(self, live: LiveBatch) -> BatchView:
+        now = self._clock()
+        left = await self._repository.move_messages(
+            live.number,
+            states=(SendState.FAILED, SendState.UNCERTAIN),
+            to=SendState.QUEUED,
+            now=now,
+            held=list(live.held),
+        )
+        live.moved(left, SendState.QUEUED)
+        if left:
             live.expect(now)
-            return live.view()
+        return live.view()
 
     async def _cancel(self, live: LiveBatch) -> None:
+        """For who holds ``live.course``."""
         now = self._clock()
-        await self._dispatch.set_state(live, BatchState.CANCELLED, finished_at=now)
+        await self._move(live, BatchState.CANCELLED, _UNDER_WAY, finished_at=now)
         left = await self._repository.move_messages(
             live.number,
             states=_WAITING,
@@ -194,6 +235,25 @@ class Batches:
         )
         live.moved(left, SendState.CANCELLED)
 
+    async def _move(
+        self,
+        live: LiveBatch,
+        state: BatchState,
+        only_from: Collection[BatchState],
+        *,
+        finished_at: datetime | None = None,
+        paused_reason: str | None = None,
+    ) -> None:
+        moved = await self._dispatch.move(
+            live,
+            state,
+            only_from=only_from,
+            finished_at=finished_at,
+            paused_reason=paused_reason,
+        )
+        if not moved:
+            raise _conflict(live.record)
+
     async def _reopen(self, record: BatchRecord) -> LiveBatch | None:
         """A completed batch, to be carried once more; None where it has nothing to be tried again."""
         if record.state is not BatchState.COMPLETED:
@@ -201,14 +261,12 @@ class Batches:
         counts = (await self._repository.counts([record.number])).get(record.number, {})
         if not (counts.get(SendState.FAILED) or counts.get(SendState.UNCERTAIN)):
             return None
+        rejections = await self._dispatch.rejections(record)
         await self._repository.set_state(
-            record.number, BatchState.PAUSED, started_at=record.started_at
+            record.number, BatchState.QUEUED, started_at=record.started_at
         )
-        reopened = await self._record(record.session_id, record.id, record.kind)
-        rejections = await self._dispatch.rejections(reopened)
-        live = self._dispatch.take_up(reopened, counts, rejections)
-        await self._dispatch.set_state(live, BatchState.QUEUED)
-        return live
+        reopened = structs.replace(record, state=BatchState.QUEUED, finished_at=None)
+        return self._dispatch.take_up(reopened, counts, rejections)
 
     # ---- single messages
 
@@ -223,17 +281,20 @@ class Batches:
 
     async def cancel_send(self, session_id: SessionId, send_id: str) -> SendResult | None:
         """Cancel what is still queued of a single message. Raises BatchStateConflict where nothing is."""
-        async with self._steering:
-            before = await self.find_send(session_id, send_id)
-            live = self._dispatch.find(send_id)
-            if before is None:
-                return None
-            if before.state is SendState.CANCELLED:
-                return before
-            if live is None or not live.count(*_WAITING):
+        return await self._whole(self._cancel_send(session_id, send_id))
+
+    async def _cancel_send(self, session_id: SessionId, send_id: str) -> SendResult | None:
+        before = await self.find_send(session_id, send_id)
+        if before is None or before.state is SendState.CANCELLED:
+            return before
+        live = self._live(session_id, send_id)
+        if live is None:
+            raise BatchStateConflict(f"The message is {before.state}: nothing of it waits.")
+        async with live.course:
+            if live.ended or not live.count(*_WAITING):
                 raise BatchStateConflict(f"The message is {before.state}: nothing of it waits.")
             await self._cancel(live)
-            return await self.find_send(session_id, send_id)
+        return await self.find_send(session_id, send_id)
 
     # ---- made
 
@@ -274,8 +335,15 @@ class Batches:
 
     async def _stored_view(self, record: BatchRecord) -> BatchView:
         counts = await self._repository.counts([record.number])
-        rejections = await self._dispatch.rejections(record)
-        return view_of(record, _counts(counts.get(record.number, {})), rejections)
+        known = counts.get(record.number, {})
+        rejected = known.get(SendState.REJECTED)
+        rejections = await self._dispatch.rejections(record) if rejected else []
+        return view_of(record, _counts(known), rejections)
+
+
+def _require_under_way(live: LiveBatch) -> None:
+    if live.record.state not in _UNDER_WAY:
+        raise _conflict(live.record)
 
 
 def _conflict(record: BatchRecord) -> BatchStateConflict:

@@ -7,7 +7,7 @@ that a restart could not tell the fate of, and no message waits for the disk.
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from cbemail.errors import (
     CbemailError,
@@ -24,7 +24,6 @@ from cbemail.outbox.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
-CLAIM = 700  # rows a claim: with those left, a thousand in memory at most
 SUSPECT = 3  # claims without an outcome: then a row goes alone, since it may be what stops us
 POISON = 5  # and then it has failed
 RECONNECT_SECONDS = 2.0  # after a connection that could not be had; the circuit knows when to stop
@@ -68,8 +67,16 @@ class Courier:
     async def run(self) -> None:
         supply = self._supply
         try:
-            while supply.goes_on:
+            while not supply.stopping and not self._batch.ended:
                 self._batch.nudged.clear()
+                if (
+                    not supply.goes_on
+                ):  # paused: it goes on here, if that ends before the last sender does
+                    await self._sender.give_back(supply.take_all())
+                    if not self._sending:
+                        break
+                    await self._batch.nudged.wait()
+                    continue
                 await self._refill()
                 if supply and supply.seconds_to_next_day() > 0:
                     self._keep_to_the_day()
@@ -80,6 +87,7 @@ class Courier:
                 await self._nudged()
         finally:
             supply.stopping = True
+            await self._sender.give_back(supply.take_all())
             if self._sending:
                 await asyncio.wait(self._sending)
             await self._sender.give_back(supply.take_all())
@@ -92,19 +100,29 @@ class Courier:
         now = self._tools.clock()
         if not self._supply.is_low or batch.due_at is None or batch.due_at > now:
             return
+        limit = self._supply.claim_size
         rows = await repository.claim(
-            batch.number, now=now, held=list(batch.held), limit=CLAIM, suspects=SUSPECT
+            batch.number, now=now, held=list(batch.held), limit=limit, suspects=SUSPECT
         )
         batch.take(rows)
         self._supply.add(row for row in rows if row.claims <= POISON)
         for row in rows:
             if row.claims > POISON:
                 self._sender.fail(row, "The service stopped each time it came to this message.")
-        if len(rows) < CLAIM and not (rows and rows[0].claims >= SUSPECT):
-            batch.due_at = None  # before asking: what is deferred meanwhile sets it anew
-            next_due = await repository.next_due(batch.number, held=list(batch.held))
-            if next_due is not None:
-                batch.expect(next_due)
+        if len(rows) < limit:
+            await self._look_ahead(now)
+
+    async def _look_ahead(self, now: datetime) -> None:
+        """When the next row will be due. One that is due and was not given has to wait for another: look again soon."""
+        batch = self._batch
+        batch.due_at = None  # before asking: what is deferred meanwhile sets it anew
+        try:
+            next_due = await self._tools.repository.next_due(batch.number, held=list(batch.held))
+        except BaseException:
+            batch.expect(now)
+            raise
+        if next_due is not None:
+            batch.expect(max(next_due, now + timedelta(seconds=1)))
 
     async def _nudged(self) -> None:
         """Until something changes, or the time has come for something."""

@@ -6,24 +6,25 @@ batch that is paused for a time goes on by itself; what concerns an account conc
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import Struct
 
 from cbemail.clock import Clock
-from cbemail.errors import CbemailError
+from cbemail.errors import CbemailError, CredentialsStale
 from cbemail.ids import SessionId
-from cbemail.outbox.batch import Rejection
+from cbemail.outbox.batch import REJECTIONS_SHOWN, Rejection
 from cbemail.outbox.courier import Courier
+from cbemail.outbox.filing import Filing
 from cbemail.outbox.journal import Journal
 from cbemail.outbox.live import LiveBatch
 from cbemail.outbox.pacing import Upstreams
 from cbemail.outbox.reconcile import ReconcilePolicy, Reconciler
 from cbemail.outbox.retry import RetryPolicy
 from cbemail.outbox.room import Room
-from cbemail.outbox.sealing import BatchKey
+from cbemail.outbox.sealing import BatchKey, SealError
 from cbemail.outbox.sender import Orders, Tools
 from cbemail.outbox.sent import SentFolder
 from cbemail.outbox.workshop import Job, Workshop, open_recipient
@@ -38,7 +39,6 @@ from cbemail.store.records import SendState
 log = logging.getLogger(__name__)
 
 BODIES_OCTETS = 64 * 1024 * 1024  # of large messages in memory, over all batches
-COPIES = 4  # messages on their way to Sent folders at once; sending waits for them
 LONGEST_SLEEP = 60.0  # seconds: the wall clock may be set meanwhile
 _SCOPED = ("content-refused",)  # pauses of one batch; the others are of the account
 
@@ -70,7 +70,6 @@ class Dispatch:
         self._sessions = sessions
         self._vault = vault
         self._upstreams = upstreams
-        self._sent = sent
         self._clock = clock
         self._policy = policy
         self.journal = Journal(repository)
@@ -81,7 +80,7 @@ class Dispatch:
         self._couriers: dict[int, Courier] = {}
         self._carriers: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
-        self._copying = asyncio.Semaphore(COPIES)
+        self._filing = Filing(sent, self._tools.room)
         self._reconciler = Reconciler(repository, sent, self.find, clock, policy.reconcile)
         self._reconciling: asyncio.Task[None] | None = None
         self.draining = asyncio.Event()
@@ -97,8 +96,9 @@ class Dispatch:
         records = await self._repository.load_unfinished()
         counts = await self._repository.counts([record.number for record in records])
         for record in records:
-            rejections = await self.rejections(record)
-            self.take_up(record, counts.get(record.number, {}), rejections)
+            known = counts.get(record.number, {})
+            rejections = await self.rejections(record) if known.get(SendState.REJECTED) else []
+            self.take_up(record, known, rejections)
         for record in await self._repository.load_undecided():
             self._reconciler.arm(record)
         self._reconciling = asyncio.create_task(self._reconciler.run())
@@ -125,7 +125,7 @@ class Dispatch:
         if self._carriers:
             await asyncio.wait(self._carriers, timeout=seconds)
         self.break_off()
-        tasks = {*self._carriers, *self._chores}
+        tasks = {*self._carriers, *self._chores, *self._filing.tasks}
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
         for task in tasks:
@@ -154,22 +154,29 @@ class Dispatch:
         carrier.add_done_callback(self._carriers.discard)
         return live
 
-    async def rejections(self, record: BatchRecord, limit: int = 100) -> list[Rejection]:
+    async def rejections(
+        self, record: BatchRecord, limit: int = REJECTIONS_SHOWN
+    ) -> list[Rejection]:
+        """The first rows that were never queued; without their addresses, where those cannot be opened any more."""
         rows = await self._repository.rejected(record.number, limit)
-        key = self.key_of(record) if rows else None
+        try:
+            key = self.key_of(record)
+            addresses = [open_recipient(key, row).address for row in rows]
+        except (CredentialsStale, SealError):
+            addresses = [""] * len(rows)
         return [
-            Rejection(
-                index=row.position,
-                to=open_recipient(key, row).address if key is not None else "",
-                code=row.code or "",
-                detail=row.detail or "",
-            )
-            for row in rows
+            Rejection(row.position, address, row.code or "", row.detail or "")
+            for row, address in zip(rows, addresses, strict=True)
         ]
 
     def key_of(self, record: BatchRecord) -> BatchKey:
-        """Raises VaultError: SECRET_KEY is another one now."""
-        return BatchKey(self._vault.open(record.session_id, "batch", record.sealed_key))
+        """Raises CredentialsStale: SECRET_KEY is another one now."""
+        try:
+            return BatchKey(self._vault.open(record.session_id, "batch", record.sealed_key))
+        except VaultError as exc:
+            raise CredentialsStale(
+                "The batch cannot be opened any more: SECRET_KEY has been replaced."
+            ) from exc
 
     def forget_session(self, session_id: SessionId) -> None:
         """The session has ended, and its rows with it: nothing more of it goes out."""
@@ -178,23 +185,30 @@ class Dispatch:
             live.change(state=BatchState.CANCELLED)
             live.nudged.set()
         self._upstreams.forget(session_id)
+        self._filing.forget(session_id)
 
     def resume_session(self, session_id: SessionId) -> None:
         """The session has new credentials: what waited for them goes on."""
         for live in self.of_session(session_id):
             if live.record.paused_reason == "credentials-stale":
-                self.spawn(self.unpause(live))
+                self.spawn(self._unpause(live))
 
-    async def set_state(
+    async def move(
         self,
         live: LiveBatch,
         state: BatchState,
         *,
+        only_from: Collection[BatchState],
         started_at: datetime | None = None,
         finished_at: datetime | None = None,
         paused_reason: str | None = None,
-    ) -> None:
-        """Put a batch into a state, on disk first. When it began to be sent is kept; what else is not given, is not."""
+    ) -> bool:
+        """Put a batch into a state, on disk first, if it is in one that leads there; say whether it was.
+
+        For who holds ``live.course``: what is decided under it holds when it is carried out.
+        """
+        if live.record.state not in only_from:
+            return False
         started_at = live.record.started_at or started_at
         await self._repository.set_state(
             live.number,
@@ -211,15 +225,21 @@ class Dispatch:
             paused_until=None,
         )
         live.nudged.set()
+        return True
 
     async def unpause(self, live: LiveBatch) -> None:
-        """Go on with what was paused: when it is due, if it was not before."""
-        if live.record.state is not BatchState.PAUSED:
-            return
+        """Go on with what was paused: when it is due, if it was not before. For who holds ``live.course``."""
         send_at = live.record.send_at
-        later = send_at is not None and send_at > self._clock()
-        await self.set_state(live, BatchState.SCHEDULED if later else BatchState.QUEUED)
-        live.expect(self._clock())
+        if send_at is not None and send_at > self._clock():
+            state = BatchState.SCHEDULED
+        else:
+            state = BatchState.RUNNING if live.record.started_at else BatchState.QUEUED
+        if await self.move(live, state, only_from={BatchState.PAUSED}):
+            live.expect(self._clock())
+
+    async def _unpause(self, live: LiveBatch) -> None:
+        async with live.course:
+            await self.unpause(live)
 
     def spawn(self, chore: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._tolerantly(chore))
@@ -258,37 +278,55 @@ class Dispatch:
         self.troubled.discard(live.record.id)
         if live.ended:
             self._lives.pop(live.record.id, None)
+        if live.record.state is BatchState.CANCELLED:
+            await self._tolerantly(self._cancel_rest(live))
+
+    async def _cancel_rest(self, live: LiveBatch) -> None:
+        """What was put back while the batch was being cancelled."""
+        waiting = (SendState.QUEUED, SendState.DEFERRED)
+        now = self._clock()
+        await self._repository.move_messages(
+            live.number, states=waiting, to=SendState.CANCELLED, now=now
+        )
 
     async def _step(self, live: LiveBatch) -> None:
         """One thing that is to be done for a batch in its state, or the wait for it."""
         record = live.record
         match record.state:
             case BatchState.SCHEDULED:
-                seconds = (record.send_at - self._clock()).total_seconds() if record.send_at else 0
-                if seconds <= 0:
-                    await self.set_state(live, BatchState.QUEUED)
-                else:
+                seconds = self._seconds_until(record.send_at)
+                if seconds > 0:
                     await self._sleep(live, seconds)
+                else:
+                    await self._advance(live, BatchState.SCHEDULED, BatchState.QUEUED)
             case BatchState.PAUSED:
                 until = record.paused_until
-                seconds = (until - self._clock()).total_seconds() if until else LONGEST_SLEEP
-                if seconds <= 0:
-                    await self.unpause(live)
-                else:
+                seconds = self._seconds_until(until) if until else LONGEST_SLEEP
+                if seconds > 0:
                     await self._sleep(live, seconds)
+                else:
+                    await self._unpause(live)
             case BatchState.QUEUED:
-                await self.set_state(live, BatchState.RUNNING, started_at=self._clock())
+                await self._advance(live, BatchState.QUEUED, BatchState.RUNNING)
             case BatchState.RUNNING:
                 await self._run(live)
             case _:
                 return
 
+    def _seconds_until(self, moment: datetime | None) -> float:
+        return (moment - self._clock()).total_seconds() if moment is not None else 0.0
+
+    async def _advance(self, live: LiveBatch, old: BatchState, new: BatchState) -> None:
+        started_at = self._clock() if new is BatchState.RUNNING else None
+        async with live.course:
+            await self.move(live, new, only_from={old}, started_at=started_at)
+
     async def _run(self, live: LiveBatch) -> None:
         try:
             key = self.key_of(live.record)
-        except VaultError:
+        except CredentialsStale:
             log.error("%s cannot be opened with the present SECRET_KEY", live.record.id)  # noqa: TRY400 - no traceback: nothing more to learn
-            await self.set_state(live, BatchState.PAUSED, paused_reason="credentials-stale")
+            self._halt(live, "credentials-stale", None)
             return
         courier = Courier(
             live,
@@ -305,11 +343,23 @@ class Dispatch:
             await courier.run()
         finally:
             del self._couriers[live.number]
-        if live.may_send and not live.unsettled:
-            await self._repository.fold()
-            await self.set_state(live, BatchState.COMPLETED, finished_at=self._clock())
-        elif live.may_send and live.due_at is None:
+        if await self._complete(live):
+            return
+        if live.may_send and live.due_at is None:
             await self._sleep(live, LONGEST_SLEEP)  # a message is uncertain, and may be sent again
+
+    async def _complete(self, live: LiveBatch) -> bool:
+        """End a batch of which nothing is left to send; decided and done in one, or a retry would come in between."""
+        async with live.course:
+            if live.unsettled or not live.may_send:
+                return False
+            await self._repository.fold()
+            return await self.move(
+                live,
+                BatchState.COMPLETED,
+                only_from={BatchState.QUEUED, BatchState.RUNNING},
+                finished_at=self._clock(),
+            )
 
     async def _sleep(self, live: LiveBatch, seconds: float) -> None:
         """Until the batch is changed, or that time is over; at shutdown both have happened."""
@@ -334,33 +384,24 @@ class Dispatch:
             if each.may_send:
                 each.change(state=BatchState.PAUSED, paused_reason=reason, paused_until=until)
                 each.nudged.set()
-                self.spawn(
-                    self._repository.set_state(
-                        each.number,
-                        BatchState.PAUSED,
-                        started_at=each.record.started_at,
-                        paused_reason=reason,
-                        paused_until=until,
-                    )
+                self.spawn(self._keep_pause(each))
+
+    async def _keep_pause(self, live: LiveBatch) -> None:
+        """Have on disk what a halt has changed here; unless something else has come meanwhile."""
+        async with live.course:
+            record = live.record
+            if record.state is BatchState.PAUSED:
+                await self._repository.set_state(
+                    live.number,
+                    BatchState.PAUSED,
+                    started_at=record.started_at,
+                    paused_reason=record.paused_reason,
+                    paused_until=record.paused_until,
                 )
 
     async def _settled(self, live: LiveBatch, job: Job, events: Sequence[MessageEvent]) -> None:
         states = {event.state for event in events}
         if SendState.UNCERTAIN in states:
             self._reconciler.arm(live.record)
-        if SendState.SENT in states and (live.record.options.save_to_sent or job.original):
-            await self._copying.acquire()
-            self.spawn(self._file(live.record, job))
-
-    async def _file(self, record: BatchRecord, job: Job) -> None:
-        """Keep a copy of a sent message. One that may have been kept, though that was not told, is not kept twice."""
-        session_id = record.session_id
-        try:
-            if record.options.save_to_sent:
-                saved = await self._sent.save(session_id, job.envelope.content)
-                if saved is None and not await self._sent.holds(session_id, job.rows[0].message_id):
-                    await self._sent.save(session_id, job.envelope.content)
-            if job.original is not None:
-                await self._sent.mark(session_id, job.original)
-        finally:
-            self._copying.release()
+        if SendState.SENT in states:
+            await self._filing.file(live, job)

@@ -52,6 +52,8 @@ class LiveBatch:
             clock()
         )  # when a claim may find something; None: nothing waits
         self.nudged = asyncio.Event()  # something the courier should look at
+        self.course = asyncio.Lock()  # held by who changes the state: on disk, and then here
+        self.filed: set[int] = set()  # messages of which a copy is in Sent
         self._counts = {state: counts.get(state, 0) for state in SendState}
         self._clock = clock
         self._settled: deque[tuple[float, int]] = deque()
@@ -135,6 +137,8 @@ class LiveBatch:
         if settled:
             self._settled.append((asyncio.get_running_loop().time(), settled))
             self._forget_old()
+        if not self.unsettled:
+            self.nudged.set()
         self._tell()
 
     def moved(self, left: dict[SendState, int], to: SendState) -> None:

@@ -139,12 +139,12 @@ class Upstream:
         """Seconds until the provider allows the account any more at all; 0.0: it does."""
         return 0.0 if self._day is None else self._day.delay(now)
 
-    def take(self, now: float) -> None:
-        """A message goes."""
+    def take(self, now: float, *, recipients: int = 1) -> None:
+        """A message goes, to so many."""
         if self._rate is not None:
             self._rate.take(now)
-        if self._day is not None:
-            self._day.take(now)
+        for _ in range(recipients if self._day is not None else 0):
+            self._day.take(now)  # type: ignore[union-attr]  # the line above has looked
 
     def succeeded(self, now: float) -> bool:
         """The server took a message; is there one connection more to be had now?"""

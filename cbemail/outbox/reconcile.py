@@ -73,6 +73,9 @@ class Reconciler:
                     except CbemailError as error:
                         log.info("%s cannot be reconciled just now: %s", batch.id, error.code)
                         self._arm(batch, now + self._policy.last)
+                    except Exception:
+                        log.exception("the reconciling of %s failed", batch.id)
+                        self._arm(batch, now + self._policy.last)
 
     async def _wait(self) -> None:
         seconds = None
@@ -92,16 +95,23 @@ class Reconciler:
             self._armed.set()
 
     async def _look(self, batch: BatchRecord) -> None:
-        for row in await self._repository.undecided(batch.number):
+        """A copy of a message that another recipient was sent proves nothing of this one: it is that one's."""
+        rows = await self._repository.undecided(batch.number)
+        message_ids = [row.message_id for row in rows]
+        shared = await self._repository.sent_message_ids(batch.number, message_ids)
+        again = batch.options.on_uncertain is OnUncertain.RESEND
+        for row in rows:
             age = self._clock() - (row.finished_at or self._clock())
             if age < self._policy.first:
                 self._arm(batch, self._clock() + self._policy.first - age)
-            elif age < _GIVEN_UP + self._policy.last:
-                await self._decide(batch, row, age)
+            elif again or age < _GIVEN_UP + self._policy.last:
+                await self._decide(batch, row, age, provable=row.message_id not in shared)
 
-    async def _decide(self, batch: BatchRecord, row: MessageRow, age: timedelta) -> None:
+    async def _decide(
+        self, batch: BatchRecord, row: MessageRow, age: timedelta, *, provable: bool
+    ) -> None:
         try:
-            found = await self._sent.holds(batch.session_id, row.message_id)
+            found = provable and await self._sent.holds(batch.session_id, row.message_id)
         except SessionNotFound:
             return
         except CbemailError:

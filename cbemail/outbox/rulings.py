@@ -44,6 +44,7 @@ class Notice(Enum):
     ACCOUNT = "account"
     CREDENTIALS = "credentials"
     CONTENT = "content"
+    BROKEN = "broken"  # a fresh connection was cut off: to come back at once would be hammering
     NONE = "none"
 
 
@@ -126,16 +127,15 @@ def rule(
         case Refused(refused, _, _):
             refusals = {each.address: each for each in refused}
             events = [
-                _refused(terms, row, refusals[address])
+                _refused(terms, row, refusals[address], alone=True)
                 for row, address in zip(rows, recipients, strict=True)
             ]
             return Ruling(events, _notice(refused, outcome) or Notice.NONE)
         case NotSent(reason, phase):
             if reason is Interruption.ABANDONED or (was_idle and phase is Phase.MAIL):
                 return Ruling([put_back(terms.batch, row) for row in rows], Notice.NONE)
-            return Ruling(
-                [_deferred(terms, row, None, _INTERRUPTED[reason]) for row in rows], Notice.NONE
-            )
+            events = [_deferred(terms, row, None, _INTERRUPTED[reason]) for row in rows]
+            return Ruling(events, Notice.NONE if was_idle else Notice.BROKEN)
         case Uncertain(_, refused, _):
             refusals = {each.address: each for each in refused}
             events = [
@@ -162,8 +162,13 @@ def _sent(terms: Terms, row: MessageRow, reply: Reply) -> MessageEvent:
     )
 
 
-def _refused(terms: Terms, row: MessageRow, refusal: RefusedRecipient) -> MessageEvent:
+def _refused(
+    terms: Terms, row: MessageRow, refusal: RefusedRecipient, *, alone: bool = False
+) -> MessageEvent:
+    """``alone``: nobody was accepted, so that "too many recipients" is no reason to come back at once."""
     match refusal.verdict:
+        case Verdict.TOO_MANY_RECIPIENTS if alone:
+            return _deferred(terms, row, refusal.reply, refusal.detail)
         case Verdict.CREDENTIALS | Verdict.ACCOUNT | Verdict.TOO_MANY_RECIPIENTS:
             return structs.replace(
                 put_back(terms.batch, row),

@@ -35,6 +35,7 @@ from cbemail.smtp.pool import SmtpPool
 from cbemail.smtp.replies import Phase
 from cbemail.store.batch_records import BatchState, MessageEvent, MessageRow
 from cbemail.store.batches import BatchRepository
+from cbemail.store.database import StatementFailed
 from cbemail.store.records import SendState
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 WINDOW = 4  # messages a connection that a restart could not tell the fate of, at most
 LARGE = 1 << 20  # octets; of such messages a connection has one at a time, and takes room for it
 CONTENT_REFUSALS = 20  # in a row: the message is the matter, not its recipients
+BROKEN_SECONDS = 1.0  # after a fresh connection was cut off; twice in a row counts as a throttle
 ACCOUNT_PAUSE = timedelta(hours=1)  # limits are told by the day, and often end sooner
 
 
@@ -82,6 +84,7 @@ class Sender:
         self._tools = tools
         self._orders = orders
         self._refusals = 0
+        self._broken = 0
         self._now = asyncio.get_running_loop().time
 
     async def deliver(self, connection: SubmissionConnection) -> None:
@@ -94,6 +97,7 @@ class Sender:
         settled: list[MessageEvent] = []
         intended: deque[tuple[Job, asyncio.Future[None]]] = deque()
         written = post(batch, [])
+        done: tuple[Job, Sequence[MessageEvent]] | None = None
         try:
             while True:
                 ahead = await self._take(connection, [job for job, _ in intended])
@@ -101,11 +105,13 @@ class Sender:
                 settled.clear()
                 written = post(batch, events)
                 intended.extend((job, written) for job in ahead)
+                if done is not None:
+                    await self._orders.settled(*done)
                 if not intended or not connection.is_usable() or not self._supply.goes_on:
                     break
                 await intended[0][1]
                 job, _ = intended.popleft()
-                await self._submit(connection, job, settled)
+                done = await self._submit(connection, job, settled)
         finally:
             for job, _ in intended:
                 settled += self._put_back(job.rows)
@@ -154,7 +160,8 @@ class Sender:
         """The transaction for these rows, with room for it; None, and they have failed, where it cannot be made."""
         octets = await self._workshop.octets(rows[0].content)
         room = octets if octets >= LARGE else 0
-        await self._tools.room.take(room)
+        if room:
+            await self._tools.room.take(room)
         try:
             job = await self._workshop.make(rows, self._tools.clock())
         except BaseException as exc:
@@ -172,14 +179,15 @@ class Sender:
 
     async def _submit(
         self, connection: SubmissionConnection, job: Job, settled: list[MessageEvent]
-    ) -> None:
-        """Hand one message over, and add what became of it to ``settled``, whatever happens."""
+    ) -> tuple[Job, Sequence[MessageEvent]] | None:
+        """Hand one message over, and add what became of it to ``settled``, whatever happens. What the server said of it
+        is told once it is on its way to the disk."""
         was_idle = connection.sent > 0
         terms = self._terms()
         try:
             if not self._supply.goes_on:
                 settled += self._put_back(job.rows)
-                return
+                return None
             outcome = await connection.submit(job.envelope)
         except asyncio.CancelledError:
             settled += self._broken_off(terms, job, connection.phase)
@@ -189,13 +197,13 @@ class Sender:
             log.exception("a message of %s could not be handed over", self._batch.record.id)
             settled += self._broken_off(terms, job, connection.phase, again=False)
             connection.abort()
-            return
+            return None
         finally:
             self._tools.room.give(job.room)
         ruling = rule(terms, job.rows, job.envelope.recipients, outcome, was_idle=was_idle)
         settled += self._unless_cancelled(ruling.events)
         self._heed(ruling)
-        await self._orders.settled(job, ruling.events)
+        return job, ruling.events
 
     def _broken_off(
         self, terms: Terms, job: Job, phase: Phase, *, again: bool = True
@@ -227,11 +235,14 @@ class Sender:
 
     def _heed(self, ruling: Ruling) -> None:
         self._refusals = self._refusals + 1 if ruling.notice is Notice.CONTENT else 0
+        self._broken = self._broken + 1 if ruling.notice is Notice.BROKEN else 0
         match ruling.notice:
             case Notice.GOOD:
                 if self._upstream.succeeded(self._now()):
                     self._batch.nudged.set()  # one more connection may be had
-            case Notice.THROTTLED:
+            case Notice.BROKEN if self._broken == 1:
+                self._upstream.hold(self._now(), BROKEN_SECONDS)
+            case Notice.THROTTLED | Notice.BROKEN:
                 self._upstream.throttled(self._now())
             case Notice.ACCOUNT:
                 self._orders.halt("account-limit", ACCOUNT_PAUSE)
@@ -261,4 +272,5 @@ def _is_of_the_message(error: BaseException) -> bool:
     """Whether what went wrong in making a message will go wrong again: else it is the store, or a cancellation."""
     if isinstance(error, MergeError | SealError | InvalidRequest):
         return True
-    return isinstance(error, Exception) and not isinstance(error, CbemailError)
+    of_us = (CbemailError, StatementFailed, MemoryError)
+    return isinstance(error, Exception) and not isinstance(error, of_us)

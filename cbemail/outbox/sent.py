@@ -54,6 +54,19 @@ class SentFolder:
             return None
         return Saved(folder, told.uid)
 
+    async def save_once(
+        self, session_id: SessionId, content: bytes, message_id: str
+    ) -> Saved | None:
+        """`save`, and once more where that failed, unless the copy is there after all."""
+        saved = await self.save(session_id, content)
+        if saved is None:
+            try:
+                if not await self.holds(session_id, message_id):
+                    saved = await self.save(session_id, content)
+            except CbemailError as error:
+                log.warning("the Sent folder could not be asked: %s", error.code)
+        return saved
+
     async def mark(self, session_id: SessionId, original: Original) -> None:
         """Flag the original. A folder recreated meanwhile holds another message of that number: left alone."""
 

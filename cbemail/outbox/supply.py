@@ -11,6 +11,7 @@ from cbemail.outbox.pacing import TokenBucket, Upstream
 from cbemail.smtp.pool import SmtpPool
 from cbemail.store.batch_records import MessageRow
 
+CLAIM = 700  # rows a claim: with those left, a thousand in memory at most
 LOW = 300  # rows left, when the next claim is worth making
 RECIPIENTS = 50  # of one message in one transaction (RFC 5321 4.5.3.1.8 promises a hundred)
 
@@ -34,7 +35,7 @@ class Supply:
 
     @property
     def is_low(self) -> bool:
-        return len(self._rows) <= LOW
+        return len(self._rows) <= min(LOW, self.claim_size // 2)
 
     @property
     def useful_senders(self) -> int:
@@ -42,6 +43,12 @@ class Supply:
         per_minute = self._batch.record.options.rate_per_minute
         paced = len(self) if per_minute is None else -(-per_minute // 60)
         return 1 if self._upstream.is_paced else min(len(self), paced)
+
+    @property
+    def claim_size(self) -> int:
+        """Rows worth claiming at a time: a minute's, where there is a rate, and no more than fit in memory."""
+        per_minute = self._batch.record.options.rate_per_minute
+        return CLAIM if per_minute is None else max(10, min(CLAIM, per_minute))
 
     # ---- in and out
 
@@ -63,7 +70,7 @@ class Supply:
         now = self._now()
         if self._bucket is not None:
             self._bucket.take(now)
-        self._upstream.take(now)
+        self._upstream.take(now, recipients=len(rows))
         return rows
 
     def take_all(self) -> list[MessageRow]:

@@ -172,7 +172,8 @@ class BatchRepository:
         return _records(rows)
 
     async def counts(self, batches: Sequence[int]) -> dict[int, dict[SendState, int]]:
-        """How many messages each batch has in each state, as of the last fold; only states that occur."""
+        """How many messages each batch has in each state; only states that occur."""
+        await self._journal.fold()
         rows = await self._database.fetch("count_batch_messages", batches=list(batches))
         counts: dict[int, dict[SendState, int]] = {batch: {} for batch in batches}
         for row in rows:
@@ -311,6 +312,13 @@ class BatchRepository:
             )
             content += [piece["sealed"] for piece in found]
         return content
+
+    async def sent_message_ids(self, batch: int, message_ids: Sequence[str]) -> set[str]:
+        """Those of the messages that another recipient of the batch is known to have been sent."""
+        rows = await self._database.fetch(
+            "find_sent_message_ids", batch=batch, message_ids=list(message_ids)
+        )
+        return {row["message_id"] for row in rows}
 
     async def decide(
         self, batch: int, row: int, *, sent: bool, detail: str | None, now: datetime

@@ -31,7 +31,9 @@ class EventJournal:
         """Put events on disk, all or none. Of one row the later event counts."""
         if not events:
             return
-        await self._know()
+        if not self._is_known:
+            async with self._folding:
+                await self._know()
         self._last += 1
         number = self._last
         try:
@@ -44,7 +46,14 @@ class EventJournal:
         self._waiting.append((number, events))
 
     async def fold(self, *statements: Statement) -> list[list[Row]]:
-        """The results of ``statements``, in a transaction that brings the rows up to date before."""
+        """The results of ``statements``, in a transaction that brings the rows up to date before.
+
+        Done whole, even where the caller is cancelled: what is folded in must be known to be.
+        """
+        task = asyncio.create_task(self._fold(statements))
+        return await asyncio.shield(task)
+
+    async def _fold(self, statements: Sequence[Statement]) -> list[list[Row]]:
         async with self._folding:
             await self._know()
             groups = list(self._waiting)

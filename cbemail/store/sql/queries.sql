@@ -338,10 +338,17 @@ select * from batch_message
 -- load_undecided_messages --
 select * from batch_message where batch = $batch and state = 'uncertain' order by row_number
 
+-- find_sent_message_ids --
+select distinct message_id
+  from batch_message
+ where batch = $batch and state = 'sent' and message_id in (select unnest($message_ids::varchar[]))
+
 -- decide_message --
+-- To be sent again is nothing in a batch that is over.
 update batch_message
    set state = $state, detail = $detail, next_attempt_at = $next_attempt_at, finished_at = $finished_at, claims = 0
  where batch = $batch and row_number = $row and state = 'uncertain'
+   and ($state = 'sent' or batch in (select number from batch where state not in ('cancelled', 'completed')))
 returning row_number
 
 -- settle_interrupted_messages --
