@@ -59,8 +59,8 @@ cov: install ## the tests, and which branches they miss
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 
-servers: ## the mail servers the tests start, installed where missing
-	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix
+servers: ## the servers the tests start, installed where missing
+	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx
 
 lock: ## requirements.lock anew; LOCK=--upgrade for newer versions
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \

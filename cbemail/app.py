@@ -59,7 +59,9 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
-DRAIN_SECONDS = 7.0  # from the signal until what is under way is broken off; container engines kill after 10
+DRAIN_SECONDS = (
+    6.0  # from the signal until what is under way is broken off; container engines kill after 10
+)
 ANSWER_SECONDS = 4  # of them, for requests that are under way
 LAST_SECONDS = 1.0  # for sending in any case, had the requests taken longer
 UPKEEP_SECONDS = 60.0  # between writes of when sessions were last used

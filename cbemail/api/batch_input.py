@@ -20,7 +20,7 @@ from cbemail.api.inputs import (
     within,
 )
 from cbemail.api.outgoing import OutgoingMessage, files_own_sent
-from cbemail.errors import InvalidRequest
+from cbemail.errors import InvalidRequest, PayloadTooLarge
 from cbemail.mime.words import is_one_line
 from cbemail.outbox.content import MessageTemplate
 from cbemail.store.batch_records import BatchOptions, OnUncertain
@@ -199,13 +199,19 @@ def options_of(batch: Written, session: SessionRecord) -> BatchOptions:
     )
 
 
-async def template_of(batch: Written, session: SessionRecord) -> MessageTemplate | None:
-    """The template, its files decoded. What its expressions may be is for the outbox to say."""
+async def template_of(
+    batch: Written, session: SessionRecord, *, most: int
+) -> MessageTemplate | None:
+    """The template, its files decoded. What its expressions may be is for the outbox to say.
+
+    Raises:
+        PayloadTooLarge: already as it is, it makes messages of more than ``most`` megabytes.
+    """
     template = batch.template
     if template is None:
         return None
     with within("#/template"):
-        return MessageTemplate(
+        made = MessageTemplate(
             sender=sender_of(template.from_, session),
             reply_to=addresses_of(template.reply_to, "reply_to"),
             subject=template.subject or "",
@@ -214,3 +220,10 @@ async def template_of(batch: Written, session: SessionRecord) -> MessageTemplate
             attachments=await attachments_of(template.attachments),
             headers=template.headers,
         )
+    octets = sum(len(file.content) for file in made.attachments) * 4 // 3
+    octets += len(made.text or "") + len(made.html or "")
+    if octets > most * 1024 * 1024:
+        raise PayloadTooLarge(
+            f"A message may have at most {most} MB, and this template makes more."
+        )
+    return made

@@ -131,7 +131,7 @@ async def _accept(
         name=name_of(written),
         options=options_of(written, session),
         send_at=due_at(written.send_at, services.clock()),
-        template=await template_of(written, session),
+        template=await template_of(written, session, most=services.settings.max_message_mb),
         entries=entries,
         reject_invalid=written.on_invalid is OnInvalid.REJECT,
         dedupe=written.dedupe,

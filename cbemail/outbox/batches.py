@@ -69,7 +69,7 @@ class Batches:
     async def find(self, session_id: SessionId, batch_id: str) -> BatchView:
         """Raises BatchNotFound."""
         live = self._live(session_id, batch_id)
-        if live is not None and live.record.kind is BatchKind.BATCH:
+        if live is not None:
             return live.view()
         return await self._stored_view(await self._record(session_id, batch_id))
 
@@ -287,7 +287,7 @@ class Batches:
         before = await self.find_send(session_id, send_id)
         if before is None or before.state is SendState.CANCELLED:
             return before
-        live = self._live(session_id, send_id)
+        live = self._live(session_id, send_id, BatchKind.SEND)
         if live is None:
             raise BatchStateConflict(f"The message is {before.state}: nothing of it waits.")
         async with live.course:
@@ -315,9 +315,13 @@ class Batches:
 
     # ---- inside
 
-    def _live(self, session_id: SessionId, batch_id: str) -> LiveBatch | None:
+    def _live(
+        self, session_id: SessionId, batch_id: str, kind: BatchKind = BatchKind.BATCH
+    ) -> LiveBatch | None:
         live = self._dispatch.find(batch_id)
-        return live if live is not None and live.record.session_id == session_id else None
+        if live is None or (live.record.session_id, live.record.kind) != (session_id, kind):
+            return None
+        return live
 
     async def _record(
         self, session_id: SessionId, batch_id: str, kind: BatchKind = BatchKind.BATCH
@@ -329,7 +333,7 @@ class Batches:
 
     async def _require_live(self, session_id: SessionId, batch_id: str) -> LiveBatch:
         live = self._live(session_id, batch_id)
-        if live is None or live.ended or live.record.kind is not BatchKind.BATCH:
+        if live is None or live.ended:
             raise _conflict(await self._record(session_id, batch_id))
         return live
 

@@ -49,6 +49,7 @@ class Courier:
         self._supply = Supply(batch, upstream, tools.smtp, tools.clock)
         self._sender = Sender(batch, self._supply, workshop, upstream, tools, orders)
         self._sending: set[asyncio.Task[None]] = set()
+        self._is_blocked = False
         self._now = asyncio.get_running_loop().time
 
     # ---- from outside
@@ -110,10 +111,10 @@ class Courier:
             if row.claims > POISON:
                 self._sender.fail(row, "The service stopped each time it came to this message.")
         if len(rows) < limit:
-            await self._look_ahead(now)
+            await self._look_ahead(now, found=bool(rows))
 
-    async def _look_ahead(self, now: datetime) -> None:
-        """When the next row will be due. One that is due and was not given has to wait for another: look again soon."""
+    async def _look_ahead(self, now: datetime, *, found: bool) -> None:
+        """When the next row will be due. One that is due, and was not given, waits for another that is being sent."""
         batch = self._batch
         batch.due_at = None  # before asking: what is deferred meanwhile sets it anew
         try:
@@ -121,8 +122,12 @@ class Courier:
         except BaseException:
             batch.expect(now)
             raise
-        if next_due is not None:
-            batch.expect(max(next_due, now + timedelta(seconds=1)))
+        if next_due is None:
+            return
+        if found or next_due > now or not self._sending:
+            batch.expect(next_due)
+        else:
+            self._is_blocked = True
 
     async def _nudged(self) -> None:
         """Until something changes, or the time has come for something."""
@@ -166,6 +171,7 @@ class Courier:
             try:
                 async with self._tools.smtp.lease(session_id, patience=None) as connection:
                     await self._sender.deliver(connection)
+                await asyncio.sleep(0)  # the others' turn, should nothing in here have waited
             except (CredentialsStale, SessionNotFound):
                 self._orders.halt("credentials-stale", None)
                 return
@@ -182,6 +188,9 @@ class Courier:
 
     def _sent(self, task: "asyncio.Task[None]") -> None:
         self._sending.discard(task)
+        if self._is_blocked:
+            self._is_blocked = False
+            self._batch.expect(self._tools.clock())
         self._batch.nudged.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a sender of %s failed", self._batch.record.id, exc_info=error)

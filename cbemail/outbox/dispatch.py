@@ -326,7 +326,13 @@ class Dispatch:
             key = self.key_of(live.record)
         except CredentialsStale:
             log.error("%s cannot be opened with the present SECRET_KEY", live.record.id)  # noqa: TRY400 - no traceback: nothing more to learn
-            self._halt(live, "credentials-stale", None)
+            async with live.course:
+                await self.move(
+                    live,
+                    BatchState.PAUSED,
+                    only_from={BatchState.QUEUED, BatchState.RUNNING},
+                    paused_reason="credentials-stale",
+                )
             return
         courier = Courier(
             live,

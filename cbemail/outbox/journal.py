@@ -12,10 +12,12 @@ from cbemail.errors import CbemailError
 from cbemail.outbox.live import LiveBatch
 from cbemail.store.batch_records import MessageEvent
 from cbemail.store.batches import BatchRepository
+from cbemail.store.database import StatementFailed
 
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.001  # for others to come along: more would only make them wait
+_TRIES = 5  # after a defect of ours, before it is given up
 _AGAIN_SECONDS = 1.0  # between two tries, while the store takes nothing
 
 _Entry = tuple[LiveBatch, Sequence[MessageEvent], "asyncio.Future[None]"]
@@ -70,11 +72,17 @@ class Journal:
             self._writer = None
 
     async def _record(self, events: Sequence[MessageEvent]) -> None:
+        tries = 0
         while True:
             try:
                 await self._repository.record(events)
             except CbemailError as error:
                 log.warning("the journal cannot be written just now: %s", error.code)
-                await asyncio.sleep(_AGAIN_SECONDS)
+            except StatementFailed:
+                tries += 1
+                if tries > _TRIES:
+                    raise
+                log.exception("the journal could not be written, and is tried again")
             else:
                 return
+            await asyncio.sleep(_AGAIN_SECONDS)

@@ -96,11 +96,13 @@ class Sender:
         post, batch = self._tools.journal.post, self._batch
         settled: list[MessageEvent] = []
         intended: deque[tuple[Job, asyncio.Future[None]]] = deque()
+        sent_before = connection.sent
         written = post(batch, [])
         done: tuple[Job, Sequence[MessageEvent]] | None = None
         try:
             while True:
-                ahead = await self._take(connection, [job for job, _ in intended])
+                begun = connection.sent > sent_before
+                ahead = await self._take(connection, [job for job, _ in intended], begun=begun)
                 events = [*settled, *_intents(batch.number, ahead)]
                 settled.clear()
                 written = post(batch, events)
@@ -128,11 +130,13 @@ class Sender:
 
     # ---- the making of messages
 
-    async def _take(self, connection: SubmissionConnection, waiting: Sequence[Job]) -> list[Job]:
+    async def _take(
+        self, connection: SubmissionConnection, waiting: Sequence[Job], *, begun: bool
+    ) -> list[Job]:
         """The next messages, made: as many as fill the window, or as there are, now, for this connection. Behind a
         large one none, until it has gone."""
         taken: list[Job] = []
-        while self._fits(connection, [*waiting, *taken]):
+        while self._fits(connection, [*waiting, *taken], begun=begun):
             rows = self._supply.take_message()
             try:
                 job = await self._make(rows)
@@ -146,14 +150,17 @@ class Sender:
                 taken.append(job)
         return taken
 
-    def _fits(self, connection: SubmissionConnection, waiting: Sequence[Job]) -> bool:
+    def _fits(
+        self, connection: SubmissionConnection, waiting: Sequence[Job], *, begun: bool
+    ) -> bool:
+        """``begun``: it has carried something in this turn; whoever has the turn does so before others have theirs."""
         return (
             len(waiting) < WINDOW
             and self._supply.may_begin
             and connection.is_usable()
             and connection.sent + len(waiting) < self._tools.smtp.messages_per_connection
             and not any(job.room for job in waiting)
-            and not self._tools.smtp.others_wait(self._batch.record.session_id)
+            and (not begun or not self._tools.smtp.others_wait(self._batch.record.session_id))
         )
 
     async def _make(self, rows: list[MessageRow]) -> Job | None:

@@ -75,7 +75,7 @@ class Sieve:
     def require_all(self) -> None:
         """Raises InvalidRequest where somebody cannot be sent to."""
         if self.unfit:
-            sentence = f"{self.unfit} of the recipients cannot be sent to, so nothing was accepted."
+            sentence = f"Nothing was accepted: {self.unfit} of the recipients cannot be sent to."
             raise self._refusal(sentence)
 
     def _refusal(self, sentence: str) -> InvalidRequest:

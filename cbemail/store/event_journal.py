@@ -28,21 +28,20 @@ class EventJournal:
         self._is_known = False  # that memory holds what the disk does
 
     async def append(self, events: Sequence[MessageEvent]) -> None:
-        """Put events on disk, all or none. Of one row the later event counts."""
-        if not events:
-            return
+        """Put events on disk, all or none. Of one row the later event counts.
+
+        Done whole, even where the caller is cancelled: what is on disk must be known to be.
+        """
+        if events:
+            await asyncio.shield(asyncio.create_task(self._append(events)))
+
+    async def _append(self, events: Sequence[MessageEvent]) -> None:
         if not self._is_known:
             async with self._folding:
                 await self._know()
         self._last += 1
         number = self._last
-        try:
-            await self._database.execute(
-                "record_batch_events", sequence=number, events=_encode(events)
-            )
-        except BaseException:  # it may be on disk, or not: the next fold looks
-            self._is_known = False
-            raise
+        await self._database.execute("record_batch_events", sequence=number, events=_encode(events))
         self._waiting.append((number, events))
 
     async def fold(self, *statements: Statement) -> list[list[Row]]:
@@ -66,7 +65,7 @@ class EventJournal:
         return await self._database.execute_all(statements) if statements else []
 
     async def _know(self) -> None:
-        """Read what a process before, or a call that was broken off, has left."""
+        """Read what a process before has left."""
         if self._is_known:
             return
         rows = await self._database.fetch("load_batch_events")
