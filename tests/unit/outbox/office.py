@@ -6,7 +6,7 @@ It can be closed and opened again on the same store, as by a restart. The wall c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -78,9 +78,14 @@ class Office:
         return opened.record.id
 
     async def stored(
-        self, session_id: SessionId, messages: int, name: str = "bat_a", **changes: Any
+        self,
+        session_id: SessionId,
+        messages: int | Sequence[int],
+        name: str = "bat_a",
+        **changes: Any,
     ) -> BatchRecord:
-        """A batch that is on disk, and that nobody carries yet."""
+        """A batch that is on disk, and that nobody carries yet: of so many messages to one recipient each, or of one
+        for each number, to so many."""
         known: dict[str, Any] = {
             "batch_id": name,
             "session_id": session_id,
@@ -88,13 +93,17 @@ class Office:
             "now": self.clock(),
             "state": BatchState.QUEUED,
         }
-        return await add_batch(self.repository, [1] * messages, **(known | changes))
+        return await add_batch(self.repository, _each(messages), **(known | changes))
 
     async def started(
-        self, session_id: SessionId, messages: int, name: str = "bat_a", **changes: Any
+        self,
+        session_id: SessionId,
+        messages: int | Sequence[int],
+        name: str = "bat_a",
+        **changes: Any,
     ) -> LiveBatch:
         record = await self.stored(session_id, messages, name, **changes)
-        return self.dispatch.take_up(record, {SendState.QUEUED: messages}, ())
+        return self.dispatch.take_up(record, {SendState.QUEUED: sum(_each(messages))}, ())
 
     async def record(self, live: LiveBatch) -> BatchRecord:
         """As it is on disk."""
@@ -122,10 +131,14 @@ class Office:
         self.dispatch._reconciler._armed.set()
 
 
-async def until(live: LiveBatch, *states: BatchState, within: float = PATIENCE) -> None:
+def _each(messages: int | Sequence[int]) -> Sequence[int]:
+    return [1] * messages if isinstance(messages, int) else messages
+
+
+async def until(live: LiveBatch, *states: BatchState) -> None:
     """Wait until the batch is in one of these states (``completed`` where none is named)."""
     changed = live.watch()
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(PATIENCE):
         while live.record.state not in (states or (BatchState.COMPLETED,)):
             changed.clear()
             await changed.wait()

@@ -492,10 +492,11 @@ async def test_a_courier_that_fails_puts_back_what_it_holds(mailroom: Mailroom, 
 
 @pytest.mark.parametrize("after", range(4))
 async def test_intents_and_outcomes_that_could_not_be_written_leave_no_row_behind(
-    mailroom: Mailroom, smtp_server: ScriptedSmtp, after: int
+    mailroom: Mailroom, smtp_server: ScriptedSmtp, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A defect in the writing of the journal. What was sent may be uncertain then; it is never sent twice, and nothing
     is held for ever by a courier that has ended."""
+    monkeypatch.setattr("cbemail.outbox.journal._AGAIN_SECONDS", 0.01)
     live = await mailroom.batch(10)
 
     def break_it(_: bytes) -> Reply:

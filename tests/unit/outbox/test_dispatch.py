@@ -245,15 +245,20 @@ async def test_content_that_is_refused_pauses_its_own_batch_alone(
     office: Office, smtp_server: ScriptedSmtp
 ) -> None:
     joe = await office.session()
+    later = office.clock() + timedelta(minutes=10)
+    ham = await office.started(joe, 5, "bat_b", now=later)  # under way, and waits for its rows
+    await until(ham, BatchState.RUNNING)
     smtp_server.on(".", b"554 5.7.1 spam\r\n")
     spam = await office.started(joe, 60, "bat_a")
     await until(spam, BatchState.PAUSED)
-    smtp_server.on(".", NORMAL)
-    ham = await office.started(joe, 5, "bat_b")
+    await office.quiet()
+    other = ham.record.state
 
+    smtp_server.on(".", NORMAL)
+    office.pass_by(minutes=10)
     await until(ham)
 
-    assert spam.record.state is BatchState.PAUSED
+    assert other is BatchState.RUNNING
     assert spam.record.paused_reason == "content-refused"
     assert (await office.record(spam)).state is BatchState.PAUSED
 
@@ -361,8 +366,9 @@ async def test_a_full_disk_is_no_defect_and_the_batch_goes_on_when_there_is_room
 
 
 async def test_outcomes_whose_writing_fails_leave_no_batch_running_for_ever(
-    office: Office, smtp_server: ScriptedSmtp
+    office: Office, smtp_server: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cbemail.outbox.journal._AGAIN_SECONDS", 0.01)
     live = await office.started(await office.session(), 10)
 
     def break_it(_: bytes) -> Reply:
@@ -371,7 +377,7 @@ async def test_outcomes_whose_writing_fails_leave_no_batch_running_for_ever(
         return NORMAL
 
     smtp_server.on("DATA", break_it)
-    await until(live, within=3)
+    await until(live)
 
     states = Counter(await office.states(live))
     assert states[SENT] + states[UNCERTAIN] == 10

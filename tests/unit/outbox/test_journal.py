@@ -86,6 +86,7 @@ async def test_counts_follow_the_disk_and_never_run_ahead(
 ) -> None:
     with slow_disk(database):
         written = journal.post(live, [sent(live.number, 0)])
+        await until(lambda: not journal._waiting)
         await settle()
         before = (written.done(), live.count(SendState.SENT), 0 in live.held)
     await written
