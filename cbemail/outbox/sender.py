@@ -190,24 +190,23 @@ class Sender:
         """Hand one message over, and add what became of it to ``settled``, whatever happens. What the server said of it
         is told once it is on its way to the disk."""
         was_idle = connection.sent > 0
-        terms = self._terms()
         try:
             if not self._supply.goes_on:
                 settled += self._put_back(job.rows)
                 return None
             outcome = await connection.submit(job.envelope)
         except asyncio.CancelledError:
-            settled += self._broken_off(terms, job, connection.phase)
+            settled += self._broken_off(self._terms(), job, connection.phase)
             raise
         except Exception:
             # A defect of ours, which must not take other messages along, nor be met again and again.
             log.exception("a message of %s could not be handed over", self._batch.record.id)
-            settled += self._broken_off(terms, job, connection.phase, again=False)
+            settled += self._broken_off(self._terms(), job, connection.phase, again=False)
             connection.abort()
             return None
         finally:
             self._tools.room.give(job.room)
-        ruling = rule(terms, job.rows, job.envelope.recipients, outcome, was_idle=was_idle)
+        ruling = rule(self._terms(), job.rows, job.envelope.recipients, outcome, was_idle=was_idle)
         settled += self._unless_cancelled(ruling.events)
         self._heed(ruling)
         return job, ruling.events

@@ -156,11 +156,6 @@ async def test_a_copy_of_what_another_recipient_was_sent_proves_nothing(
     assert await states_in_the_end(office, live) == [SENT, UNCERTAIN]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Sender._submit takes its terms, and with them the time, before it submits: what ends ten minutes later is"
-    " kept as if it had ended then, and is looked for too early, and once only",
-)
 async def test_of_two_messages_each_is_looked_for_at_its_own_age(
     office: Office, smtp_server: ScriptedSmtp, imap_server: ScriptedImap
 ) -> None:
