@@ -289,9 +289,10 @@ class Dovecot:
         directory.mkdir()
         os.chown(directory, self._mail_owner.pw_uid, self._mail_owner.pw_gid)
 
-    def recorded(self, user: str) -> bytes:
+    def recorded(self, user: str) -> dict[str, bytes]:
+        """What each connection of a user has said, in the order in which they last spoke."""
         logs = sorted((self._directory / "rawlog" / user).glob("*.in"), key=os.path.getmtime)
-        return b"".join(log.read_bytes() for log in logs)
+        return {log.name: log.read_bytes() for log in logs}
 
 
 def _tagged(replies: Iterable[bytes], tag: bytes) -> bytes:

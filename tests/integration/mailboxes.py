@@ -32,7 +32,7 @@ class Box:
 
     server: Dovecot
     mailbox: Mailbox
-    _heard: set[bytes] = field(default_factory=set)
+    _heard: dict[str, int] = field(default_factory=dict)  # commands, of each connection
 
     @property
     def user(self) -> str:
@@ -89,14 +89,16 @@ class Box:
 
     def said(self) -> list[bytes]:
         """The commands the service gave to the server since this was last asked, without tags, literals in place."""
-        recorded = _TIME.sub(b"", self.server.recorded(self.user))
-        news = [
-            (tag, command)
-            for tag, command in split_commands(recorded)
-            if _OUR_TAG.fullmatch(tag) and tag not in self._heard
-        ]
-        self._heard |= {tag for tag, _ in news}
-        return [command for _, command in news]
+        news = []
+        for connection, recorded in self.server.recorded(self.user).items():
+            commands = [
+                command
+                for tag, command in split_commands(_TIME.sub(b"", recorded))
+                if _OUR_TAG.fullmatch(tag)
+            ]
+            news += commands[self._heard.get(connection, 0) :]
+            self._heard[connection] = len(commands)
+        return news
 
 
 def good(response: httpx.Response) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_what_a_recorded_user_sends_can_be_read(dovecot: Dovecot) -> None:
     with dovecot.imap(user) as client:
         client.select('"no such folder"')
 
-    assert b'SELECT "no such folder"\r\n' in dovecot.recorded(user)
+    assert b'SELECT "no such folder"\r\n' in b"".join(dovecot.recorded(user).values())
 
 
 def test_the_weak_dovecot_offers_nothing_that_is_optional(weak_dovecot: Dovecot) -> None:

@@ -165,7 +165,8 @@ async def test_memory_holds_a_bounded_number_of_rows_however_large_the_batch(
 
     await carry(mailroom.courier(live))
 
-    assert max(held) <= 100 + WINDOW
+    # Besides what waits: what is under way, and the one before, whose outcome goes to disk with the next intent.
+    assert max(held) <= 100 + WINDOW + 1
     assert mailroom.arrived() == [address(row) for row in range(200)]
 
 
