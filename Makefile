@@ -60,7 +60,7 @@ cov: install ## the tests, and which branches they miss
 	$(BIN)/coverage report
 
 servers: ## the servers the tests start, installed where missing
-	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx
+	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx chromium=chromium chromedriver=chromium-driver
 
 lock: ## requirements.lock anew; LOCK=--upgrade for newer versions
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
