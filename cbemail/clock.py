@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from time import time
 
 Clock = Callable[[], datetime]
 
 
 def now() -> datetime:
     """The time, aware, in UTC, to the second: what the API shows and the store keeps."""
-    return datetime.now(UTC).replace(microsecond=0)
+    return datetime.fromtimestamp(int(time()), UTC)

@@ -10,6 +10,7 @@ from binascii import b2a_base64, b2a_qp
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import quote
@@ -85,8 +86,14 @@ class Header(NamedTuple):
         if not (self.to or self.cc) and self.bcc is None:
             # Some servers refuse a message that is to nobody.
             fields.append(b"To: undisclosed-recipients:;\r\n")
-        date = f"Date: {format_datetime(self.date)}\r\nMessage-ID: {self.message_id}\r\n"
-        return b"".join([*fields, self.subject, date.encode("ascii"), self.more])
+        message_id = f"Message-ID: {self.message_id}\r\n".encode("ascii")
+        return b"".join([*fields, self.subject, _date_field(self.date), message_id, self.more])
+
+
+@lru_cache(maxsize=8)
+def _date_field(date: datetime) -> bytes:
+    """Of a mail merge, thousands have the same."""
+    return f"Date: {format_datetime(date)}\r\n".encode("ascii")
 
 
 def _header(draft: Draft, *, keep_bcc: bool) -> bytes:
@@ -214,9 +221,12 @@ def _is_seven_bit(octets: bytes) -> bool:
     """RFC 2045 2.7: ASCII but NUL, in lines of at most 998 octets. The line ends are known to be CRLF."""
     if not octets.isascii() or b"\0" in octets:
         return False
-    return (
-        len(octets) <= limits.LINE_HARD or max(map(len, octets.split(b"\r\n"))) <= limits.LINE_HARD
-    )
+    start = 0  # of a line; from there on, the last line end within reach of it
+    while len(octets) - start > limits.LINE_HARD:
+        start = octets.rfind(b"\n", start, start + limits.LINE_HARD + len("\r\n")) + 1
+        if not start:
+            return False
+    return True
 
 
 def _base64(octets: bytes) -> bytes:
@@ -230,9 +240,12 @@ def _base64(octets: bytes) -> bytes:
 
 def assemble(header: bytes, root: Part, message_id: str) -> bytes:
     """The whole message."""
-    verbatim = [leaf.body for leaf in _leaves(root) if leaf.verbatim]
+    boundary = b""
+    if not isinstance(root, Leaf):
+        verbatim = [leaf.body for leaf in _leaves(root) if leaf.verbatim]
+        boundary = _unused_boundary(message_id, verbatim)
     pieces = [header, b"MIME-Version: 1.0\r\n"]
-    _write(root, _unused_boundary(message_id, verbatim), 1, pieces)
+    _write(root, boundary, 1, pieces)
     return b"".join(pieces)
 
 

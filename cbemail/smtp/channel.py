@@ -56,6 +56,11 @@ class SmtpChannel(asyncio.Protocol):
             and not self._transport.is_closing()
         )
 
+    @property
+    def is_open(self) -> bool:
+        """As far as is known the server has not hung up."""
+        return self._broken is None and not self._transport.is_closing()
+
     def send(self, data: bytes | memoryview, *, replies: int = 0) -> None:
         """Write, and expect that many replies more. Either all of it is handed to the transport, or nothing.
 

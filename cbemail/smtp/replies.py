@@ -7,6 +7,7 @@ in any language, for the log.
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -109,6 +110,11 @@ class ReplyParser:
 
     def _line(self, line: bytes) -> Reply | None:
         self._bound(len(line))
+        if not self._lines and len(line) <= _SHORT:
+            return _short_reply(line) or self._line_of_many(line)
+        return self._line_of_many(line)
+
+    def _line_of_many(self, line: bytes) -> Reply | None:
         match = _LINE.match(line)
         if match is None:
             raise ReplySyntaxError("no reply line")
@@ -128,6 +134,18 @@ class ReplyParser:
 
 # RFC 5321 4.2 and 4.2.1: a bare code, without so much as a space, is to be understood too.
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])|$)")
+_SHORT = 80  # octets
+
+
+@lru_cache(maxsize=256)
+def _short_reply(line: bytes) -> Reply | None:
+    """A reply of this one line, if it is one. Of a mail merge, most are what the server said a thousand times before."""
+    match = _LINE.match(line)
+    if match is None or match[2] == b"-":
+        return None
+    return Reply.of(int(match[1]), line[4:].decode("utf-8", "replace"))
+
+
 _ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?![0-9.])")
 
 

@@ -49,7 +49,8 @@ class _ServiceClosing(Exception):
 
 
 class Transaction:
-    """Runs once, on a channel between commands. ``phase`` may be read at any time, also after a cancellation."""
+    """Runs once, on a channel between commands, or behind the transaction that has begun it. ``phase`` may be read at
+    any time, also after a cancellation."""
 
     def __init__(
         self, channel: SmtpChannel, extensions: Extensions, timeouts: Timeouts, envelope: Envelope
@@ -57,21 +58,24 @@ class Transaction:
         self._channel = channel
         self._extensions = extensions
         self._timeouts = timeouts
-        self._envelope = envelope
+        self.envelope = envelope
+        self._content = b""
+        self._commands: list[bytes] = []  # MAIL and RCPTs
+        self.begun = False  # they have been sent, and DATA with them
         self._accepted: list[str] = []
         self._refused: list[RefusedRecipient] = []
         self.phase = Phase.MAIL
 
-    async def run(self) -> Outcome:
-        """See `SubmissionConnection.submit`."""
-        content = normalise(self._envelope.content)
-        mail, rcpts = self._commands(len(content))
-        impossible = self._impossible(len(content))
+    async def run(self, following: "Transaction | None" = None) -> Outcome:
+        """See `SubmissionConnection.submit`. ``following`` is begun with this one's content, where that can be."""
+        if not self._commands:
+            self._prepare()
+        impossible = self._impossible()
         if impossible is not None:
             return self._refuse(impossible)
         try:
-            refused = await self._announce(mail, rcpts)
-            return refused or await self._deliver(stuff_dots(content))
+            refused = await self._announce()
+            return refused or await self._deliver(following)
         except _ServiceClosing as closing:
             return self._refuse(closing.reply)
         except ChannelBroken as broken:
@@ -79,33 +83,48 @@ class Transaction:
 
     # ---- before the first octet
 
-    def _commands(self, size: int) -> tuple[bytes, list[bytes]]:
-        envelope = self._envelope
+    def _prepare(self) -> None:
+        envelope = self.envelope
         if not envelope.recipients:
             raise ValueError("no recipient")
-        return (
-            mail_command(envelope, size, self._extensions),
-            [rcpt_command(each, smtputf8=envelope.smtputf8) for each in envelope.recipients],
-        )
+        content = normalise(envelope.content)
+        self._commands = [
+            mail_command(envelope, len(content), self._extensions),
+            *(rcpt_command(each, smtputf8=envelope.smtputf8) for each in envelope.recipients),
+        ]
+        self._content = content
 
-    def _impossible(self, size: int) -> Reply | None:
+    def _impossible(self) -> Reply | None:
         limit = self._extensions.max_size
-        if limit is not None and size > limit:
+        if limit is not None and len(self._content) > limit:
             return _TOO_BIG
-        if self._envelope.smtputf8 and not self._extensions.smtputf8:
+        if self.envelope.smtputf8 and not self._extensions.smtputf8:
             return _NO_SMTPUTF8
         return None
 
+    def begin(self) -> tuple[bytes, int]:
+        """What opens this transaction, and how many replies it earns, for whoever sends it along with the content of
+        the one before (RFC 2920 section 3.1). Nothing, where it would not be sent by itself either."""
+        try:
+            self._prepare()
+        except ValueError:
+            return b"", 0  # said when its turn comes
+        if not self._extensions.pipelining or self._impossible() is not None:
+            return b"", 0
+        self.begun = True
+        return b"".join([*self._commands, _DATA]), len(self._commands) + 1
+
     # ---- the envelope
 
-    async def _announce(self, mail: bytes, rcpts: list[bytes]) -> Refused | None:
+    async def _announce(self) -> Refused | None:
         """MAIL, RCPT and DATA; in one write where the server can (RFC 2920), in one row of replies either way."""
-        if self._extensions.pipelining:
+        mail, *rcpts = self._commands
+        if self._extensions.pipelining and not self.begun:
             self._channel.send(b"".join([mail, *rcpts, _DATA]), replies=len(rcpts) + 2)
         reply = await self._ask(Phase.MAIL, mail)
         if reply.negative:
             return await self._refuse_ahead(reply, unread=len(rcpts) + 1)
-        for address, rcpt in zip(self._envelope.recipients, rcpts, strict=True):
+        for address, rcpt in zip(self.envelope.recipients, rcpts, strict=True):
             reply = await self._ask(Phase.RCPT, rcpt)
             if reply.positive:
                 self._accepted.append(address)
@@ -152,15 +171,21 @@ class Transaction:
 
     # ---- the content
 
-    async def _deliver(self, content: bytes) -> Outcome:
+    async def _deliver(self, following: "Transaction | None") -> Outcome:
         self.phase = Phase.BODY
+        content = stuff_dots(self._content)
+        ahead, replies = b"", 0
         if len(content) <= _PIECE:
-            self._channel.send(content + _FINAL_DOT, replies=1)
+            if following is not None:
+                ahead, replies = following.begin()
+            self._channel.send(b"".join([content, _FINAL_DOT, ahead]), replies=1 + replies)
         else:
             early = await self._send_pieces(memoryview(content))
             if early is not None:
                 return early
-            self._channel.send(_FINAL_DOT)
+            if following is not None:
+                ahead, replies = following.begin()
+            self._channel.send(_FINAL_DOT + ahead, replies=replies)
         self.phase = Phase.FINAL
         reply = await self._channel.reply(self._timeouts.final)
         if reply.positive:
@@ -196,7 +221,7 @@ class Transaction:
         """Nobody gets it: who has no refusal of their own yet is given this one."""
         if reply.code in _LAST_WORDS:
             self._channel.abort()
-        unanswered = self._envelope.recipients[len(self._accepted) + len(self._refused) :]
+        unanswered = self.envelope.recipients[len(self._accepted) + len(self._refused) :]
         others = [self._refusal(address, reply) for address in (*self._accepted, *unanswered)]
         return Refused((*self._refused, *others), self.phase, reply)
 

@@ -75,12 +75,21 @@ class SmtpSink:
 
     def messages(self) -> list[Captured]:
         """Every message of which the sink got the final dot, in no particular order."""
-        return [_parse(dump.read_bytes()) for dump in self._directory.glob("message.*")]
+        dumps = map(_read, self._directory.glob("message.*"))
+        return [_parse(dump) for dump in dumps if dump]
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
             probe.settimeout(_START_SECONDS)
             return probe.connect_ex((self.host, self.port)) == 0
+
+
+def _read(dump: Path) -> bytes:
+    """Nothing of one that has only begun, which is about to go."""
+    try:
+        return dump.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _parse(dump: bytes) -> Captured:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cbemail.smtp.envelope import Envelope
-from cbemail.smtp.outcome import Accepted, Refused, RefusedRecipient
+from cbemail.smtp.outcome import Accepted, NotSent, Refused, RefusedRecipient
 from cbemail.smtp.replies import Phase, Reply, Verdict
 from cbemail.smtp.timeouts import Timeouts
 from tests.fakes.script import CUT, NORMAL, STALL, Trickle
@@ -255,4 +255,152 @@ async def test_a_wrong_envelope_is_our_mistake_and_costs_nothing(
         await connection.submit(Envelope("joe@example.org", recipients, MESSAGE))
 
     assert server.count("MAIL") == 0
+    assert connection.is_usable()
+
+
+# ---- one behind the other
+
+
+SECOND = Envelope("joe@example.org", ("cid@example.net",), b"Subject: second\r\n\r\nhello\r\n")
+BEGUN = (
+    b"\r\n.\r\nMAIL FROM:<joe@example.org> SIZE=%d\r\nRCPT TO:<cid@example.net>\r\nDATA\r\n"
+    % len(SECOND.content)
+)
+
+
+@pytest.mark.parametrize(
+    "content", [MESSAGE, (b"x" * 998 + b"\r\n") * 200], ids=["small", "in pieces"]
+)
+async def test_the_next_message_begins_with_the_end_of_the_one_before(
+    smtp_server: ScriptedSmtp, open_to: Open, content: bytes
+) -> None:
+    connection = await open_to(smtp_server)
+    smtp_server.on(".", STALL)  # from here the server only collects octets
+    first = Envelope("joe@example.org", ("ann@example.net",), content)
+
+    submission = asyncio.create_task(connection.submit(first, SECOND))
+    await smtp_server.heard(".")
+    await until(lambda: smtp_server.received.endswith(b"DATA\r\n"))
+    submission.cancel()
+
+    assert smtp_server.received.endswith(BEGUN)
+
+
+async def test_messages_behind_each_other_arrive_each_as_it_is(
+    server: ScriptedSmtp, open_to: Open
+) -> None:
+    connection = await open_to(server)
+
+    outcomes = [
+        await connection.submit(ENVELOPE, SECOND),
+        await connection.submit(SECOND, ENVELOPE),
+        await connection.submit(ENVELOPE),
+    ]
+
+    assert all(isinstance(outcome, Accepted) for outcome in outcomes)
+    assert [each.content for each in server.messages] == [MESSAGE, SECOND.content, MESSAGE]
+    assert connection.is_usable()
+
+
+async def test_a_server_without_pipelining_is_told_of_the_next_message_when_its_turn_comes(
+    smtp_server: ScriptedSmtp, open_to: Open
+) -> None:
+    smtp_server.extensions = ONE_AT_A_TIME
+    connection = await open_to(smtp_server)
+
+    await connection.submit(ENVELOPE, SECOND)
+
+    assert smtp_server.count("MAIL") == 1
+    assert not connection.has_begun(SECOND)
+    assert connection.is_usable()
+
+
+async def test_what_becomes_of_a_message_is_not_what_becomes_of_the_one_behind_it(
+    smtp_server: ScriptedSmtp, open_to: Open
+) -> None:
+    smtp_server.on(".", b"554 5.7.1 spam\r\n", NORMAL)
+    connection = await open_to(smtp_server)
+
+    first = await connection.submit(ENVELOPE, SECOND)
+    second = await connection.submit(SECOND)
+
+    assert isinstance(first, Refused)
+    assert first.phase is Phase.FINAL
+    assert isinstance(second, Accepted)
+
+
+async def test_a_message_that_has_begun_and_is_refused_leaves_the_way_free_for_the_next(
+    smtp_server: ScriptedSmtp, open_to: Open
+) -> None:
+    smtp_server.on("RCPT TO:<cid@", b"550 5.1.1 who?\r\n")
+    connection = await open_to(smtp_server)
+
+    await connection.submit(ENVELOPE, SECOND)
+    refused = await connection.submit(SECOND, ENVELOPE)
+    third = await connection.submit(ENVELOPE)
+
+    assert isinstance(refused, Refused)
+    assert refused.phase is Phase.RCPT
+    assert isinstance(third, Accepted)
+
+
+@pytest.mark.parametrize("last_words", [b"421 4.3.2 closing\r\n", CUT])
+async def test_the_end_of_a_connection_takes_nothing_of_a_message_that_had_only_begun(
+    smtp_server: ScriptedSmtp, open_to: Open, last_words: Scripted
+) -> None:
+    smtp_server.on(".", last_words)
+    connection = await open_to(smtp_server)
+
+    await connection.submit(ENVELOPE, SECOND)
+    outcome = await connection.submit(SECOND)
+
+    assert isinstance(outcome, NotSent)
+    assert not connection.goes_on()
+    assert [message.content for message in smtp_server.messages] == [MESSAGE]
+
+
+async def test_a_message_that_has_begun_and_is_given_up_was_not_sent(
+    smtp_server: ScriptedSmtp, open_to: Open
+) -> None:
+    connection = await open_to(smtp_server)
+
+    await connection.submit(ENVELOPE, SECOND)
+    goes_on, is_usable = connection.goes_on(), connection.is_usable()
+    await connection.close()
+    await until(lambda: not smtp_server.open_connections)
+
+    assert (goes_on, is_usable) == (True, False)
+    assert [message.content for message in smtp_server.messages] == [MESSAGE]
+
+
+async def test_after_a_message_has_begun_no_other_can_go(
+    smtp_server: ScriptedSmtp, open_to: Open
+) -> None:
+    connection = await open_to(smtp_server)
+    await connection.submit(ENVELOPE, SECOND)
+
+    with pytest.raises(ValueError, match="another message has begun"):
+        await connection.submit(ENVELOPE)
+
+    assert not connection.goes_on()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Envelope("joe@example.org", ("a b@example.net",), MESSAGE),
+        Envelope("joe@example.org", (), MESSAGE),
+        Envelope("joe@example.org", ("ann@example.net",), b"x" * (27 << 20)),
+    ],
+    ids=["address", "nobody", "too large"],
+)
+async def test_a_message_that_cannot_be_sent_does_not_begin(
+    smtp_server: ScriptedSmtp, open_to: Open, wrong: Envelope
+) -> None:
+    connection = await open_to(smtp_server)
+
+    outcome = await connection.submit(ENVELOPE, wrong)
+
+    assert isinstance(outcome, Accepted)
+    assert smtp_server.count("MAIL") == 1
     assert connection.is_usable()
