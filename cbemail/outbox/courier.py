@@ -24,8 +24,8 @@ from cbemail.outbox.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
-SUSPECT = 3  # claims without an outcome: then a row goes alone, since it may be what stops us
-POISON = 5  # and then it has failed
+SUSPECT = 3  # claims without an outcome: then a row goes with few others, since it may be what stops us
+POISON = 7  # and then it has failed: by then it went alone, twice
 RECONNECT_SECONDS = 2.0  # after a connection that could not be had; the circuit knows when to stop
 DEFECT_SECONDS = 5.0  # after a sender failed by a defect of ours
 MOST_SECONDS = 60.0  # a courier looks again by then: the wall clock may be set
@@ -80,7 +80,10 @@ class Courier:
                     continue
                 await self._refill()
                 if supply and supply.seconds_to_next_day() > 0:
-                    self._keep_to_the_day()
+                    if (
+                        not self._sending
+                    ):  # what they have may go yet, and a pause would put it back
+                        self._keep_to_the_day()
                 elif supply.may_begin:
                     self._engage()
                 if not (supply or self._sending) and self._batch.due_at is None:

@@ -6,7 +6,8 @@ batch that is paused for a time goes on by itself; what concerns an account conc
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,22 +16,25 @@ from msgspec import Struct
 from cbemail.clock import Clock
 from cbemail.errors import CbemailError, CredentialsStale
 from cbemail.ids import SessionId
-from cbemail.outbox.batch import REJECTIONS_SHOWN, Rejection
+from cbemail.outbox.batch import Rejection
+from cbemail.outbox.chores import Chores, tolerantly
 from cbemail.outbox.courier import Courier
 from cbemail.outbox.filing import Filing
 from cbemail.outbox.journal import Journal
 from cbemail.outbox.live import LiveBatch
-from cbemail.outbox.pacing import Upstreams
 from cbemail.outbox.reconcile import ReconcilePolicy, Reconciler
 from cbemail.outbox.retry import RetryPolicy
 from cbemail.outbox.room import Room
-from cbemail.outbox.sealing import BatchKey, SealError
+from cbemail.outbox.sealing import BatchKey
+from cbemail.outbox.seals import Seals
 from cbemail.outbox.sender import Orders, Tools
 from cbemail.outbox.sent import SentFolder
-from cbemail.outbox.workshop import Job, Workshop, open_recipient
+from cbemail.outbox.upstreams import Upstreams
+from cbemail.outbox.workshop import Job, Workshop
 from cbemail.sessions.registry import Sessions
-from cbemail.sessions.vault import Vault, VaultError
+from cbemail.sessions.vault import Vault
 from cbemail.smtp.circuit import CircuitPolicy
+from cbemail.smtp.connection import SubmissionConnection
 from cbemail.smtp.pool import SmtpPool
 from cbemail.store.batch_records import BatchRecord, BatchState, MessageEvent
 from cbemail.store.batches import BatchRepository
@@ -40,7 +44,9 @@ log = logging.getLogger(__name__)
 
 BODIES_OCTETS = 64 * 1024 * 1024  # of large messages in memory, over all batches
 LONGEST_SLEEP = 60.0  # seconds: the wall clock may be set meanwhile
-_SCOPED = ("content-refused",)  # pauses of one batch; the others are of the account
+CREDENTIALS_STALE = "credentials-stale"  # a pause until there are others
+KEY_LOST = "key-lost"  # a pause until there is that key again
+_SCOPED = ("content-refused",)  # pauses of one batch; the others that couriers ask for are of all
 
 
 class Policy(Struct, frozen=True):
@@ -50,6 +56,13 @@ class Policy(Struct, frozen=True):
     reconcile: ReconcilePolicy = ReconcilePolicy()
     circuit: CircuitPolicy = CircuitPolicy()
     restart_seconds: float = 1.0  # before a failed courier is started again; doubles
+
+
+class Census(Struct, frozen=True):
+    """Of the batches that are not over: how many there are in each state, and how many of their messages."""
+
+    batches: Counter[BatchState]
+    messages: Counter[SendState]
 
 
 class Dispatch:
@@ -68,7 +81,7 @@ class Dispatch:
     ) -> None:
         self._repository = repository
         self._sessions = sessions
-        self._vault = vault
+        self._seals = Seals(repository, vault)
         self._upstreams = upstreams
         self._clock = clock
         self._policy = policy
@@ -79,10 +92,10 @@ class Dispatch:
         self._lives: dict[str, LiveBatch] = {}
         self._couriers: dict[int, Courier] = {}
         self._carriers: set[asyncio.Task[None]] = set()
-        self._chores: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self._filing = Filing(sent, self._tools.room)
         self._reconciler = Reconciler(repository, sent, self.find, clock, policy.reconcile)
-        self._reconciling: asyncio.Task[None] | None = None
+        self._reconciling: set[asyncio.Task[None]] = set()  # the one, once started
         self.draining = asyncio.Event()
         self.troubled: set[str] = (
             set()
@@ -95,13 +108,14 @@ class Dispatch:
         uncertain = await self._repository.recover(self._clock())
         records = await self._repository.load_unfinished()
         counts = await self._repository.counts([record.number for record in records])
+        rejections = await self._seals.rejections(records)
         for record in records:
-            known = counts.get(record.number, {})
-            rejections = await self.rejections(record) if known.get(SendState.REJECTED) else []
-            self.take_up(record, known, rejections)
+            live = self.take_up(record, counts[record.number], rejections[record.number])
+            if record.paused_reason == KEY_LOST and self._seals.opens(record):
+                self._chores.begin(self._unpause(live))
         for record in await self._repository.load_undecided():
             self._reconciler.arm(record)
-        self._reconciling = asyncio.create_task(self._reconciler.run())
+        self._reconciling = {asyncio.create_task(self._reconciler.run())}
         return uncertain
 
     def begin_drain(self) -> None:
@@ -120,25 +134,47 @@ class Dispatch:
     async def drain(self, seconds: float) -> None:
         """Let what is under way end, within so many seconds; then break it off. All that is known goes to disk."""
         self.begin_drain()
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-        if self._carriers:
-            await asyncio.wait(self._carriers, timeout=seconds)
+        for task in self._reconciling:
+            task.cancel()
+        await self._carried(seconds)
         self.break_off()
-        tasks = {*self._carriers, *self._chores, *self._filing.tasks}
+        tasks = self._carriers | self._chores.tasks | self._filing.tasks | self._reconciling
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
         for task in tasks:
             task.cancel()
         await self.journal.flush(2.0)
 
+    async def _carried(self, seconds: float) -> None:
+        """Until everything that is carried has ended, for so long; and no longer than anything can be written of it."""
+        if not self._carriers:
+            return
+        ended = asyncio.create_task(asyncio.wait(set(self._carriers)))
+        failed = asyncio.create_task(self._repository.failed.wait())
+        try:
+            ends: set[asyncio.Task[Any]] = {ended, failed}
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            failed.cancel()
+
     # ---- batches
+
+    def lives(self) -> Collection[LiveBatch]:
+        """All that are carried."""
+        return self._lives.values()
 
     def find(self, batch_id: str) -> LiveBatch | None:
         return self._lives.get(batch_id)
 
     def of_session(self, session_id: SessionId) -> list[LiveBatch]:
         return [live for live in self._lives.values() if live.record.session_id == session_id]
+
+    def census(self) -> Census:
+        messages: Counter[SendState] = Counter()
+        for live in self._lives.values():
+            messages.update(live.counts)
+        return Census(Counter(live.record.state for live in self._lives.values()), messages)
 
     def take_up(
         self, record: BatchRecord, counts: dict[SendState, int], rejections: Sequence[Rejection]
@@ -147,6 +183,7 @@ class Dispatch:
         live = LiveBatch(record, counts, rejections, self._clock)
         if not self._sessions.exists(record.session_id):  # it ended in this very moment
             live.change(state=BatchState.CANCELLED)
+            live.close()
             return live
         self._lives[record.id] = live
         carrier = asyncio.create_task(self._carry(live))
@@ -154,35 +191,19 @@ class Dispatch:
         carrier.add_done_callback(self._carriers.discard)
         return live
 
-    async def rejections(
-        self, record: BatchRecord, limit: int = REJECTIONS_SHOWN
-    ) -> list[Rejection]:
-        """The first rows that were never queued; without their addresses, where those cannot be opened any more."""
-        rows = await self._repository.rejected(record.number, limit)
-        try:
-            key = self.key_of(record)
-            addresses = [open_recipient(key, row).address for row in rows]
-        except (CredentialsStale, SealError):
-            addresses = [""] * len(rows)
-        return [
-            Rejection(row.position, address, row.code or "", row.detail or "")
-            for row, address in zip(rows, addresses, strict=True)
-        ]
+    async def rejections(self, record: BatchRecord) -> list[Rejection]:
+        return (await self._seals.rejections([record]))[record.number]
 
     def key_of(self, record: BatchRecord) -> BatchKey:
-        """Raises CredentialsStale: SECRET_KEY is another one now."""
-        try:
-            return BatchKey(self._vault.open(record.session_id, "batch", record.sealed_key))
-        except VaultError as exc:
-            raise CredentialsStale(
-                "The batch cannot be opened any more: SECRET_KEY has been replaced."
-            ) from exc
+        """Raises CredentialsStale: the service has another SECRET_KEY now, and not this batch's behind it."""
+        return self._seals.key_of(record)
 
     def forget_session(self, session_id: SessionId) -> None:
         """The session has ended, and its rows with it: nothing more of it goes out."""
         for live in self.of_session(session_id):
             self._drop(live)
             live.change(state=BatchState.CANCELLED)
+            live.close()
             live.nudged.set()
         self._upstreams.forget(session_id)
         self._filing.forget(session_id)
@@ -190,8 +211,8 @@ class Dispatch:
     def resume_session(self, session_id: SessionId) -> None:
         """The session has new credentials: what waited for them goes on."""
         for live in self.of_session(session_id):
-            if live.record.paused_reason == "credentials-stale":
-                self.spawn(self._unpause(live))
+            if live.record.paused_reason == CREDENTIALS_STALE:
+                self._chores.begin(self._unpause(live))
 
     async def move(
         self,
@@ -241,17 +262,6 @@ class Dispatch:
         async with live.course:
             await self.unpause(live)
 
-    def spawn(self, chore: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._tolerantly(chore))
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
-
-    async def _tolerantly(self, chore: Coroutine[Any, Any, None]) -> None:
-        try:
-            await chore
-        except CbemailError as error:
-            log.warning("a chore of the outbox failed: %s", error.code)
-
     def _drop(self, live: LiveBatch) -> None:
         self._lives.pop(live.record.id, None)
         self._reconciler.forget(live.number)
@@ -276,10 +286,11 @@ class Dispatch:
             await self._sleep(live, pause)
             pause = min(pause * 2, LONGEST_SLEEP)
         self.troubled.discard(live.record.id)
+        if live.record.state is BatchState.CANCELLED:
+            await tolerantly(self._cancel_rest(live))
         if live.ended:
             self._lives.pop(live.record.id, None)
-        if live.record.state is BatchState.CANCELLED:
-            await self._tolerantly(self._cancel_rest(live))
+            live.close()
 
     async def _cancel_rest(self, live: LiveBatch) -> None:
         """What was put back while the batch was being cancelled."""
@@ -331,16 +342,17 @@ class Dispatch:
                     live,
                     BatchState.PAUSED,
                     only_from={BatchState.QUEUED, BatchState.RUNNING},
-                    paused_reason="credentials-stale",
+                    paused_reason=KEY_LOST,
                 )
             return
         courier = Courier(
             live,
             Workshop(self._repository, live.record, key),
-            self._upstreams.of(live.record.session_id),
+            await self._upstreams.of(live.record.session_id),
             self._tools,
             Orders(
                 halt=lambda reason, pause: self._halt(live, reason, pause),
+                refused=lambda connection: self._refused(live, connection),
                 settled=lambda job, events: self._settled(live, job, events),
             ),
         )
@@ -383,14 +395,19 @@ class Dispatch:
     def _halt(self, live: LiveBatch, reason: str, pause: timedelta | None) -> None:
         """Pause a batch, or with the account all that it has; at once here, on disk as soon as may be."""
         until = self._clock() + pause if pause is not None else None
-        if reason == "credentials-stale":
-            self.spawn(self._sessions.refused(live.record.session_id))
         concerned = [live] if reason in _SCOPED else self.of_session(live.record.session_id)
         for each in concerned:
             if each.may_send:
                 each.change(state=BatchState.PAUSED, paused_reason=reason, paused_until=until)
                 each.nudged.set()
-                self.spawn(self._keep_pause(each))
+                self._chores.begin(self._keep_pause(each))
+
+    def _refused(self, live: LiveBatch, connection: SubmissionConnection) -> None:
+        """The server no longer takes the login of a connection. Where the session has another by now, that is next."""
+        session_id = live.record.session_id
+        if self._sessions.is_current(session_id, connection):
+            self._halt(live, CREDENTIALS_STALE, None)
+            self._chores.begin(self._sessions.refused(session_id, connection))
 
     async def _keep_pause(self, live: LiveBatch) -> None:
         """Have on disk what a halt has changed here; unless something else has come meanwhile."""

@@ -6,6 +6,7 @@ disk the journal tries again. Those who wait for an intent wait with it, and not
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from cbemail.errors import CbemailError
@@ -13,10 +14,14 @@ from cbemail.outbox.live import LiveBatch
 from cbemail.store.batch_records import MessageEvent
 from cbemail.store.batches import BatchRepository
 from cbemail.store.database import StatementFailed
+from cbemail.store.records import SendState
 
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.001  # for others to come along: more would only make them wait
+EASY_SECONDS = (
+    0.01  # where nobody waits: each sync of the disk is one less for a mail server on the same
+)
 _TRIES = 5  # after a defect of ours, before it is given up
 _AGAIN_SECONDS = 1.0  # between two tries, while the store takes nothing
 
@@ -29,7 +34,10 @@ class Journal:
     def __init__(self, repository: BatchRepository) -> None:
         self._repository = repository
         self._waiting: list[_Entry] = []
+        self._group: list[_Entry] = []  # on its way to the disk
         self._writer: asyncio.Task[None] | None = None
+        self._hurried = asyncio.Event()
+        self.outcomes: Counter[SendState] = Counter()  # of attempts, that are on disk
 
     def post(self, batch: LiveBatch, events: Sequence[MessageEvent]) -> "asyncio.Future[None]":
         """Have the events written, all of them or none; the future is done when they are on disk."""
@@ -42,34 +50,53 @@ class Journal:
             self._writer = asyncio.create_task(self._write())
         return future
 
+    async def written(self, future: "asyncio.Future[None]") -> None:
+        """Wait until what was posted is on disk. As long as nobody does, the journal takes its time."""
+        if not future.done():
+            self._hurried.set()
+        await future
+
     async def flush(self, seconds: float) -> None:
         """Wait until all that was posted is on disk, for so long."""
+        self._hurried.set()
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=seconds)
         if self._writer is not None:
             self._writer.cancel()
-            log.error("%d outcomes could not be stored", len(self._waiting))
+            events = sum(len(events) for _, events, _ in [*self._group, *self._waiting])
+            log.error("%d events of messages could not be stored", events)
 
     async def _write(self) -> None:
-        group: list[_Entry] = []
         try:
             while self._waiting:
-                await asyncio.sleep(GATHER_SECONDS)
-                group, self._waiting = self._waiting, []
-                await self._record([event for _, events, _ in group for event in events])
-                for batch, events, future in group:
+                await self._gather()
+                self._group, self._waiting = self._waiting, []
+                await self._record([event for _, events, _ in self._group for event in events])
+                for batch, events, future in self._group:
                     batch.apply(events)
+                    self.outcomes.update(event.state for event in events)
                     if not future.done():
                         future.set_result(None)
+                self._group = []
         except Exception as exc:
-            # Ours to mend. Whoever waits must not wait for ever; the rows say `sending`, and will be `uncertain`.
-            for _, _, future in [*group, *self._waiting]:
+            # Whoever waits must not wait for ever. The rows say `sending`, and will be `uncertain`.
+            for _, _, future in [*self._group, *self._waiting]:
                 if not future.done():
                     future.set_exception(exc)
-            self._waiting = []
-            raise
+            self._group, self._waiting = [], []
+            if not self._repository.failed.is_set():  # of which the process ends, saying why
+                raise
         finally:
             self._writer = None
+
+    async def _gather(self) -> None:
+        try:
+            async with asyncio.timeout(EASY_SECONDS):
+                await self._hurried.wait()
+        except TimeoutError:
+            return
+        self._hurried.clear()
+        await asyncio.sleep(GATHER_SECONDS)
 
     async def _record(self, events: Sequence[MessageEvent]) -> None:
         tries = 0
@@ -77,6 +104,8 @@ class Journal:
             try:
                 await self._repository.record(events)
             except CbemailError as error:
+                if self._repository.failed.is_set():
+                    raise  # it will never be written
                 log.warning("the journal cannot be written just now: %s", error.code)
             except StatementFailed:
                 tries += 1

@@ -8,6 +8,7 @@ owner's own mail included.
 from msgspec import Struct
 
 from cbemail.sessions.providers import find_provider, find_provider_by_host
+from cbemail.store.records import SessionRecord
 
 
 class ProviderLimits(Struct, frozen=True):
@@ -40,6 +41,12 @@ def limits_of(smtp_host: str, address: str = "") -> ProviderLimits:
     elif name == "Microsoft 365" and at_home is not None and at_home.name == "Outlook.com":
         name = at_home.name
     return _LIMITS.get(name, UNKNOWN)
+
+
+def limits_of_session(session: SessionRecord) -> ProviderLimits:
+    """By the address that logs in, where it is one: the other is what the client calls itself."""
+    username = session.smtp.username
+    return limits_of(session.smtp.host, username if "@" in username else session.email)
 
 
 _LIMITS = {

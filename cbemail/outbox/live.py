@@ -5,7 +5,7 @@ The rows are on disk; here is what is asked for all the time. Counts change when
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from math import ceil
 
@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from cbemail.clock import Clock
 from cbemail.outbox.batch import BatchView, Counts, Rate, Rejection
+from cbemail.outbox.pacing import TokenBucket
 from cbemail.store.batch_records import (
     BatchRecord,
     BatchState,
@@ -23,7 +24,9 @@ from cbemail.store.batch_records import (
 from cbemail.store.records import SendState
 
 _RATE_SECONDS = 10  # over which the rate is told
+_STEP_SECONDS = 0.1  # what is settled within one is one figure
 _ENDED = (BatchState.COMPLETED, BatchState.CANCELLED)
+_WAITING = (SendState.QUEUED, SendState.SENDING, SendState.DEFERRED)
 _SETTLED = (SendState.SENT, SendState.FAILED, SendState.UNCERTAIN)
 
 
@@ -54,9 +57,14 @@ class LiveBatch:
         self.nudged = asyncio.Event()  # something the courier should look at
         self.course = asyncio.Lock()  # held by who changes the state: on disk, and then here
         self.filed: set[int] = set()  # messages of which a copy is in Sent
+        self.over = False  # nothing more becomes of it
+        self.bucket = _bucket_of(record)
         self._counts = {state: counts.get(state, 0) for state in SendState}
+        self.waiting = self.count(
+            *_WAITING
+        )  # messages that have yet to go out; kept, since it is asked for often
         self._clock = clock
-        self._settled: deque[tuple[float, int]] = deque()
+        self._throughput = _Throughput()
         self._watchers: set[asyncio.Event] = set()
 
     # ---- what it is
@@ -73,20 +81,24 @@ class LiveBatch:
     def may_send(self) -> bool:
         return self.record.state in (BatchState.QUEUED, BatchState.RUNNING)
 
+    @property
+    def counts(self) -> Mapping[SendState, int]:
+        return self._counts
+
     def count(self, *states: SendState) -> int:
         return sum(self._counts[state] for state in states)
 
     @property
     def unsettled(self) -> int:
         """Messages that something will still become of."""
-        waiting = self.count(SendState.QUEUED, SendState.SENDING, SendState.DEFERRED)
+        unsettled = self.waiting
         if self.record.options.on_uncertain is OnUncertain.RESEND:
-            waiting += self.count(SendState.UNCERTAIN)
-        return waiting
+            unsettled += self.count(SendState.UNCERTAIN)
+        return unsettled
 
     def view(self) -> BatchView:
         counts = {state.value: number for state, number in self._counts.items()}
-        rate = 0.0 if self.ended else self._rate()
+        rate = 0.0 if self.ended else self.rate
         return view_of(
             self.record,
             Counts(total=sum(counts.values()), **counts),
@@ -96,9 +108,10 @@ class LiveBatch:
             eta_seconds=None if self.ended else self._eta(rate),
         )
 
-    def _rate(self) -> float:
-        self._forget_old()
-        return round(sum(number for _, number in self._settled) / _RATE_SECONDS, 1)
+    @property
+    def rate(self) -> float:
+        """Messages a second, of late."""
+        return self._throughput.per_second()
 
     def _eta(self, rate: float) -> int | None:
         per_minute = self.record.options.rate_per_minute
@@ -135,8 +148,7 @@ class LiveBatch:
             if event.state in (SendState.QUEUED, SendState.DEFERRED):
                 self.expect(event.next_attempt_at)
         if settled:
-            self._settled.append((asyncio.get_running_loop().time(), settled))
-            self._forget_old()
+            self._throughput.add(settled)
         if not self.unsettled:
             self.nudged.set()
         self._tell()
@@ -157,11 +169,12 @@ class LiveBatch:
     def _move(self, old: SendState, new: SendState, number: int) -> None:
         self._counts[old] -= number
         self._counts[new] += number
+        self.waiting += number * ((new in _WAITING) - (old in _WAITING))
 
-    def _forget_old(self) -> None:
-        oldest = asyncio.get_running_loop().time() - _RATE_SECONDS
-        while self._settled and self._settled[0][0] < oldest:
-            self._settled.popleft()
+    def close(self) -> None:
+        """Nobody carries it any more: what it is now, it stays."""
+        self.over = True
+        self._tell()
 
     # ---- who watches it
 
@@ -179,6 +192,42 @@ class LiveBatch:
             watcher.set()
 
 
+def _bucket_of(record: BatchRecord) -> TokenBucket | None:
+    """For the rate the client asked for. It lives as long as the batch: neither a pause nor a restart fills it."""
+    per_minute = record.options.rate_per_minute
+    if per_minute is None:
+        return None
+    if record.started_at is None:
+        return TokenBucket(per_minute)
+    return TokenBucket(per_minute, used_up_at=asyncio.get_running_loop().time())
+
+
+class _Throughput:
+    """How many a second, over the last ten."""
+
+    def __init__(self) -> None:
+        self._lately: deque[tuple[float, int]] = deque()  # from when on, and how many
+        self._sum = 0
+
+    def add(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._sum += number
+        if self._lately and now - self._lately[-1][0] < _STEP_SECONDS:
+            since, so_far = self._lately[-1]
+            self._lately[-1] = (since, so_far + number)
+        else:
+            self._forget_old(now)
+            self._lately.append((now, number))
+
+    def per_second(self) -> float:
+        self._forget_old(asyncio.get_running_loop().time())
+        return round(self._sum / _RATE_SECONDS, 1)
+
+    def _forget_old(self, now: float) -> None:
+        while self._lately and self._lately[0][0] < now - _RATE_SECONDS:
+            self._sum -= self._lately.popleft()[1]
+
+
 def view_of(
     record: BatchRecord,
     counts: Counts,
@@ -192,7 +241,7 @@ def view_of(
         id=record.id,
         name=record.name,
         state=record.state,
-        counts=counts,
+        counts=counts.once_cancelled() if record.state is BatchState.CANCELLED else counts,
         rejected=list(rejections),
         paused_reason=hold.reason if hold is not None else record.paused_reason,
         paused_until=hold.until if hold is not None else record.paused_until,

@@ -1,12 +1,12 @@
-"""How fast a session may send: what its provider is known to allow, and what the server shows it takes (pure).
+"""How fast an account may send: what its provider is known to allow, and what the server shows it takes (pure).
 
 ``now`` is monotonic time in seconds, the same clock for all calls on one object.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
+from itertools import accumulate
 
-from cbemail.ids import SessionId
 from cbemail.outbox.limits import ProviderLimits
 
 START = 2  # connections, before anything is known of the server
@@ -27,11 +27,14 @@ class TokenBucket:
     (0.0, None, 1.5)
     """
 
-    def __init__(self, per_minute: int) -> None:
+    def __init__(self, per_minute: int, *, used_up_at: float | None = None) -> None:
+        """``used_up_at``: what could go at once has gone by then."""
         self._interval = 60 / per_minute
-        # By the even beat the next message is due then; it may come so far ahead of it.
-        self._due = float("-inf")
         self._leeway = max(0.0, 1 - self._interval)
+        # By the even beat the next message is due then; it may come so far ahead of it as there is leeway.
+        self._due = float("-inf")
+        if used_up_at is not None:
+            self._due = used_up_at + self._leeway + self._interval
 
     def delay(self, now: float) -> float:
         """Seconds until the next message may go; 0.0: now."""
@@ -76,29 +79,49 @@ class Concurrency:
 
 
 class Allowance:
-    """What a provider allows an account in any 24 hours; counted by the hour, and since this process began.
+    """What a provider allows an account in any 24 hours, in recipients, counted by the hour.
 
-    What went before that the provider knows and we do not: then its refusal is what tells.
+    Args:
+        counted: what has gone before: when each hour began, the oldest first, and how many recipients it had.
     """
 
-    def __init__(self, per_day: int) -> None:
-        self._per_day = per_day
-        self._hours: deque[tuple[float, int]] = deque()  # when each began, and messages in it
-        self._taken = 0
+    def __init__(self, per_day: int, counted: Iterable[tuple[float, int]] = ()) -> None:
+        self.per_day = per_day
+        self._hours = deque(counted)
+        self._taken = sum(recipients for _, recipients in self._hours)
 
-    def delay(self, now: float) -> float:
-        """Seconds until there is some of it left; 0.0: there is."""
+    def delay(self, now: float, recipients: int = 1) -> float:
+        """Seconds until there is enough of it left; 0.0: there is. More than all of it is asked for as all of it."""
         self._forget_before(now - _DAY - _HOUR)
-        if self._taken < self._per_day:
+        excess = self._taken + min(recipients, self.per_day) - self.per_day
+        if excess <= 0:
             return 0.0
-        return self._hours[0][0] + _HOUR + _DAY - now
+        freed = accumulate(recipients for _, recipients in self._hours)
+        began = next(
+            hour for (hour, _), free in zip(self._hours, freed, strict=True) if free >= excess
+        )
+        return began + _HOUR + _DAY - now
 
-    def take(self, now: float) -> None:
+    def take(self, now: float, recipients: int = 1) -> None:
         if not self._hours or now - self._hours[-1][0] >= _HOUR:
             self._hours.append((now, 0))
-        began, messages = self._hours[-1]
-        self._hours[-1] = began, messages + 1
-        self._taken += 1
+        began, taken = self._hours[-1]
+        self._hours[-1] = began, taken + recipients
+        self._taken += recipients
+
+    def give_back(self, recipients: int) -> None:
+        """They were taken a moment ago, and nothing was sent to them."""
+        self._taken -= recipients
+        while recipients > 0:
+            began, taken = self._hours.pop()
+            if taken > recipients:
+                self._hours.append((began, taken - recipients))
+            recipients -= taken
+
+    def is_whole(self, now: float) -> bool:
+        """All of it is left."""
+        self._forget_before(now - _DAY - _HOUR)
+        return not self._taken
 
     def _forget_before(self, moment: float) -> None:
         while self._hours and self._hours[0][0] <= moment + _DUST:
@@ -106,16 +129,19 @@ class Allowance:
 
 
 class Upstream:
-    """One session at its mail server, whatever sends for it: how many connections, how fast, and whether at all.
+    """One account at its mail server, whatever sends for it: how many connections, how fast, and whether at all.
 
     After a throttle nothing goes out for a while, and for twice as long each time it happens again before a message
     was taken.
+
+    Args:
+        day: what is left of the provider's limit for a day, where there is one.
     """
 
-    def __init__(self, limits: ProviderLimits) -> None:
+    def __init__(self, limits: ProviderLimits, day: Allowance | None = None) -> None:
         self._concurrency = Concurrency(limits.connections)
         self._rate = None if limits.per_minute is None else TokenBucket(limits.per_minute)
-        self._day = None if limits.per_day is None else Allowance(limits.per_day)
+        self._day = day
         self._held_until = float("-inf")
         self._throttled_until = float("-inf")
         self._next_hold = FIRST_HOLD
@@ -135,16 +161,25 @@ class Upstream:
         rate = 0.0 if self._rate is None else self._rate.delay(now)
         return max(rate, self.held(now))
 
-    def day_delay(self, now: float) -> float:
-        """Seconds until the provider allows the account any more at all; 0.0: it does."""
-        return 0.0 if self._day is None else self._day.delay(now)
+    def day_delay(self, now: float, *, recipients: int = 1) -> float:
+        """Seconds until the provider allows the account so many more; 0.0: it does."""
+        return 0.0 if self._day is None else self._day.delay(now, recipients)
 
     def take(self, now: float, *, recipients: int = 1) -> None:
         """A message goes, to so many."""
         if self._rate is not None:
             self._rate.take(now)
-        for _ in range(recipients if self._day is not None else 0):
-            self._day.take(now)  # type: ignore[union-attr]  # the line above has looked
+        if self._day is not None:
+            self._day.take(now, recipients)
+
+    def give_back(self, *, recipients: int = 1) -> None:
+        """A message was taken for so many, and has not gone: it counts for the rate, and not for the day."""
+        if self._day is not None:
+            self._day.give_back(recipients)
+
+    def is_forgettable(self, now: float) -> bool:
+        """Nothing that was heard or counted holds a message back any more."""
+        return self.delay(now) <= 0 and (self._day is None or self._day.is_whole(now))
 
     def succeeded(self, now: float) -> bool:
         """The server took a message; is there one connection more to be had now?"""
@@ -169,26 +204,3 @@ class Upstream:
     def held(self, now: float) -> float:
         """Seconds until a hold is over; 0.0: there is none."""
         return max(0.0, self._held_until - now)
-
-
-class Upstreams:
-    """What is known of each session's server, for as long as the process and the session last."""
-
-    def __init__(self, limits_of: Callable[[SessionId], ProviderLimits]) -> None:
-        self._limits_of = limits_of
-        self._known: dict[SessionId, Upstream] = {}
-
-    def of(self, session_id: SessionId) -> Upstream:
-        """Raises whatever ``limits_of`` does for a session that has ended."""
-        upstream = self._known.get(session_id)
-        if upstream is None:
-            upstream = self._known[session_id] = Upstream(self._limits_of(session_id))
-        return upstream
-
-    def connections(self, session_id: SessionId) -> int:
-        """How many a session may have just now. For the pool, which asks for sessions that have ended as well."""
-        upstream = self._known.get(session_id)
-        return START if upstream is None else upstream.limit
-
-    def forget(self, session_id: SessionId) -> None:
-        self._known.pop(session_id, None)

@@ -31,6 +31,7 @@ from cbemail.outbox.sealing import SealError
 from cbemail.outbox.supply import Supply
 from cbemail.outbox.workshop import Job, Workshop
 from cbemail.smtp.connection import SubmissionConnection
+from cbemail.smtp.outcome import Interruption, NotSent, Outcome, Refused
 from cbemail.smtp.pool import SmtpPool
 from cbemail.smtp.replies import Phase
 from cbemail.store.batch_records import BatchState, MessageEvent, MessageRow
@@ -59,9 +60,11 @@ class Tools(Struct, frozen=True):
 
 
 class Orders(Struct, frozen=True):
-    """What a sender tells of: that its batch, or its account, has to wait; and what became of a message."""
+    """What a sender tells of: that its batch, or its account, has to wait; that the login of a connection is refused;
+    and what became of a message."""
 
     halt: Callable[[str, timedelta | None], None]
+    refused: Callable[[SubmissionConnection], None]
     settled: Callable[[Job, Sequence[MessageEvent]], Awaitable[None]]
 
 
@@ -85,6 +88,7 @@ class Sender:
         self._orders = orders
         self._refusals = 0
         self._broken = 0
+        self._begins_early = True  # a message with the content of the one before
         self._now = asyncio.get_running_loop().time
 
     async def deliver(self, connection: SubmissionConnection) -> None:
@@ -109,16 +113,17 @@ class Sender:
                 intended.extend((job, written) for job in ahead)
                 if done is not None:
                     await self._orders.settled(*done)
-                if not intended or not connection.is_usable() or not self._supply.goes_on:
+                if not intended or not connection.goes_on() or not self._supply.goes_on:
                     break
-                await intended[0][1]
+                await self._tools.journal.written(intended[0][1])
                 job, _ = intended.popleft()
-                done = await self._submit(connection, job, settled)
+                done = await self._submit(connection, job, self._following(intended), settled)
         finally:
             for job, _ in intended:
+                self._supply.take_back(job.rows)
                 settled += self._put_back(job.rows)
                 self._tools.room.give(job.room)
-            await (post(batch, settled) if settled else written)
+            await self._tools.journal.written(post(batch, settled) if settled else written)
 
     def give_back(self, rows: Iterable[MessageRow]) -> "asyncio.Future[None]":
         """Rows that were claimed and are not to be tried now: as they were, or cancelled with their batch."""
@@ -143,8 +148,9 @@ class Sender:
             except BaseException:
                 for each in taken:
                     self._tools.room.give(each.room)
-                    self._supply.add(each.rows)
-                self._supply.add(rows)
+                for unsent in (*(each.rows for each in taken), rows):
+                    self._supply.take_back(unsent)
+                    self._supply.add(unsent)
                 raise
             if job is not None:
                 taken.append(job)
@@ -157,7 +163,7 @@ class Sender:
         return (
             len(waiting) < WINDOW
             and self._supply.may_begin
-            and connection.is_usable()
+            and connection.goes_on()
             and connection.sent + len(waiting) < self._tools.smtp.messages_per_connection
             and not any(job.room for job in waiting)
             and (not begun or not self._tools.smtp.others_wait(self._batch.record.session_id))
@@ -185,16 +191,24 @@ class Sender:
     # ---- one message
 
     async def _submit(
-        self, connection: SubmissionConnection, job: Job, settled: list[MessageEvent]
+        self,
+        connection: SubmissionConnection,
+        job: Job,
+        following: Job | None,
+        settled: list[MessageEvent],
     ) -> tuple[Job, Sequence[MessageEvent]] | None:
         """Hand one message over, and add what became of it to ``settled``, whatever happens. What the server said of it
         is told once it is on its way to the disk."""
         was_idle = connection.sent > 0
+        begun = connection.has_begun(job.envelope)
         try:
             if not self._supply.goes_on:
+                self._supply.take_back(job.rows)
                 settled += self._put_back(job.rows)
                 return None
-            outcome = await connection.submit(job.envelope)
+            outcome = await connection.submit(
+                job.envelope, following.envelope if following is not None else None
+            )
         except asyncio.CancelledError:
             settled += self._broken_off(self._terms(), job, connection.phase)
             raise
@@ -206,10 +220,25 @@ class Sender:
             return None
         finally:
             self._tools.room.give(job.room)
+        if begun and _says_nothing_of_the_message(outcome):
+            self._begins_early = False
+            self._supply.take_back(job.rows)
+            settled += self._put_back(job.rows)
+            return None
         ruling = rule(self._terms(), job.rows, job.envelope.recipients, outcome, was_idle=was_idle)
         settled += self._unless_cancelled(ruling.events)
-        self._heed(ruling)
+        if isinstance(outcome, NotSent):
+            self._supply.take_back(job.rows)
+        self._heed(ruling, connection)
         return job, ruling.events
+
+    def _following(self, intended: Sequence[tuple[Job, "asyncio.Future[None]"]]) -> Job | None:
+        """What may begin together with the message before it: its intent is on disk. Should it not go then, because
+        the batch is stopped, the connection is given up, and nothing was sent."""
+        if not (intended and self._begins_early):
+            return None
+        job, written = intended[0]
+        return job if written.done() and written.exception() is None else None
 
     def _broken_off(
         self, terms: Terms, job: Job, phase: Phase, *, again: bool = True
@@ -239,7 +268,7 @@ class Sender:
 
     # ---- what is learnt from outcomes
 
-    def _heed(self, ruling: Ruling) -> None:
+    def _heed(self, ruling: Ruling, connection: SubmissionConnection) -> None:
         self._refusals = self._refusals + 1 if ruling.notice is Notice.CONTENT else 0
         self._broken = self._broken + 1 if ruling.notice is Notice.BROKEN else 0
         match ruling.notice:
@@ -253,7 +282,8 @@ class Sender:
             case Notice.ACCOUNT:
                 self._orders.halt("account-limit", ACCOUNT_PAUSE)
             case Notice.CREDENTIALS:
-                self._orders.halt("credentials-stale", None)
+                connection.abort()  # it would be refused again
+                self._orders.refused(connection)
             case Notice.CONTENT if self._refusals >= CONTENT_REFUSALS:
                 self._orders.halt("content-refused", None)
             case _:
@@ -268,6 +298,18 @@ class Sender:
             jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries, keeps no secret
             policy=self._tools.retry,
         )
+
+
+def _says_nothing_of_the_message(outcome: Outcome) -> bool:
+    """Of one that was begun with the content of the one before: RFC 2920 section 3.1 allows that, but a server that
+    does not know it may lose its first command, or take it ill. Then it has its chance once more, by itself."""
+    match outcome:
+        case NotSent(reason, Phase.MAIL):
+            return reason is not Interruption.ABANDONED
+        case Refused(_, Phase.MAIL, reply):
+            return reply.code >= 500
+        case _:
+            return False
 
 
 def _intents(batch: int, jobs: Iterable[Job]) -> list[MessageEvent]:

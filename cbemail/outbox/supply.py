@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import islice, takewhile
 
 from cbemail.clock import Clock
 from cbemail.outbox.live import Hold, LiveBatch
-from cbemail.outbox.pacing import TokenBucket, Upstream
+from cbemail.outbox.pacing import Upstream
 from cbemail.smtp.pool import SmtpPool
 from cbemail.store.batch_records import MessageRow
 
@@ -24,8 +25,6 @@ class Supply:
         self._upstream = upstream
         self._smtp = smtp
         self._clock = clock
-        per_minute = batch.record.options.rate_per_minute
-        self._bucket = TokenBucket(per_minute) if per_minute is not None else None
         self._rows: deque[MessageRow] = deque()
         self._now = asyncio.get_running_loop().time
         self.stopping = False
@@ -57,21 +56,18 @@ class Supply:
 
     def take_message(self) -> list[MessageRow]:
         """The next row, and those of the same message that stand behind it. Counts as one message for the pace."""
-        rows = [self._rows.popleft()]
-        while (
-            self._rows
-            and len(rows) < RECIPIENTS
-            and (self._rows[0].position, self._rows[0].content)
-            == (rows[0].position, rows[0].content)
-        ):
-            rows.append(self._rows.popleft())
+        rows = [self._rows.popleft() for _ in range(self._next_recipients())]
         if self.is_low:
             self._batch.nudged.set()
         now = self._now()
-        if self._bucket is not None:
-            self._bucket.take(now)
+        if self._batch.bucket is not None:
+            self._batch.bucket.take(now)
         self._upstream.take(now, recipients=len(rows))
         return rows
+
+    def take_back(self, rows: Sequence[MessageRow]) -> None:
+        """A message that was taken, and of which nothing came to the server: it uses up nothing of the day."""
+        self._upstream.give_back(recipients=len(rows))
 
     def take_all(self) -> list[MessageRow]:
         rows, self._rows = list(self._rows), deque()
@@ -99,12 +95,20 @@ class Supply:
         now = self._now()
         broken = self._smtp.retry_in(self._batch.record.session_id) or 0.0
         self._show(broken)
-        bucket = self._bucket.delay(now) if self._bucket is not None else 0.0
+        bucket = self._batch.bucket.delay(now) if self._batch.bucket is not None else 0.0
         return max(broken, bucket, self._upstream.delay(now))
 
     def seconds_to_next_day(self) -> float:
-        """Until the provider allows the account any more at all; 0: it does."""
-        return self._upstream.day_delay(self._now())
+        """Until the provider allows the account the recipients of the next message; 0: it does."""
+        return self._upstream.day_delay(self._now(), recipients=self._next_recipients())
+
+    def _next_recipients(self) -> int:
+        """How many rows the next message has, or as many of them as one transaction takes."""
+        if not self._rows:
+            return 0
+        message = _message_of(self._rows[0])
+        same = takewhile(lambda row: _message_of(row) == message, islice(self._rows, RECIPIENTS))
+        return sum(1 for _ in same)
 
     def _show(self, broken: float) -> None:
         """A host that cannot be reached is what a client wants to know of."""
@@ -112,3 +116,7 @@ class Supply:
         if broken > 0:
             hold = Hold("upstream-unavailable", self._clock() + timedelta(seconds=round(broken)))
         self._batch.hold = hold
+
+
+def _message_of(row: MessageRow) -> tuple[int, int]:
+    return row.position, row.content

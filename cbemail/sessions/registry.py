@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from anyio import CancelScope
 from msgspec import Struct, structs
@@ -78,6 +79,8 @@ class Sessions:
         self._time_to_live = time_to_live
         self._records: dict[SessionId, SessionRecord] = {}
         self._used: dict[SessionId, datetime] = {}  # newer than what the record says
+        # The sealed credentials that each connection was opened with: a later refusal is of those, and no others.
+        self._logins: WeakKeyDictionary[SubmissionConnection, bytes] = WeakKeyDictionary()
         self.on_end: list[Callable[[SessionId], None]] = []
         self.on_renewal: list[Callable[[SessionId], None]] = []
 
@@ -118,6 +121,7 @@ class Sessions:
             with CancelScope(shield=True):  # on disk and in memory, or in neither
                 await self._repository.add_session(record, refresh)
                 self._records[session_id] = record
+                self._logins[smtp] = record.sealed_credentials
         except BaseException:
             imap.abort()
             smtp.abort()
@@ -133,6 +137,9 @@ class Sessions:
             raise SessionNotFound("There is no such session.")
         used = self._used.get(session_id)
         return structs.replace(record, last_used_at=used) if used is not None else record
+
+    def count(self) -> int:
+        return len(self._records)
 
     def exists(self, session_id: SessionId) -> bool:
         return session_id in self._records
@@ -207,11 +214,17 @@ class Sessions:
             tell(session_id)
         return record
 
-    async def refused(self, session_id: SessionId) -> None:
-        """A server has refused the session's credentials behind the login: they are stale until there are others."""
+    def is_current(self, session_id: SessionId, connection: SubmissionConnection) -> bool:
+        """Whether the connection was opened with the credentials that the session has now."""
         record = self._records.get(session_id)
-        if record is not None and record.state is SessionState.ACTIVE:
-            await self._is_stale(record)
+        return record is not None and record.sealed_credentials == self._logins.get(connection)
+
+    async def refused(self, session_id: SessionId, connection: SubmissionConnection) -> None:
+        """A server has refused the login of a connection behind AUTH: the session's credentials are stale, unless they
+        have been replaced since it was opened."""
+        record = self._records.get(session_id)
+        if record is not None and self.is_current(session_id, connection):
+            await self._mark_stale(record)
 
     async def check(self, session_id: SessionId) -> SessionHealth:
         """Log in to both servers, and say how it went. Nothing is changed by it."""
@@ -220,38 +233,42 @@ class Sessions:
     async def connect_imap(self, session_id: SessionId) -> ImapConnection:
         """A new IMAP connection of the session. Credentials refused once are not tried again: servers lock accounts
         for less."""
-        return await self._connect(
+        connection, _ = await self._connect(
             session_id, lambda login: open_imap(login.imap, login.imap_secret, self._hosts)
         )
+        return connection
 
     async def connect_smtp(self, session_id: SessionId) -> SubmissionConnection:
         """A new SMTP connection of the session, as `connect_imap`."""
-        return await self._connect(
+        connection, used = await self._connect(
             session_id, lambda login: open_submission(login.smtp, login.smtp_secret, self._hosts)
         )
+        self._logins[connection] = used.sealed_credentials
+        return connection
 
-    async def _connect(self, session_id: SessionId, open_one: Callable[[Login], Awaitable[T]]) -> T:
+    async def _connect(
+        self, session_id: SessionId, open_one: Callable[[Login], Awaitable[T]]
+    ) -> tuple[T, SessionRecord]:
+        """A connection, and the session as it was when it was asked for. Those that were refused may have been replaced
+        meanwhile: whoever waits for this is told of what is so now."""
         while True:
-            record = self.require(session_id)
-            if record.state is SessionState.CREDENTIALS_STALE:
-                raise _stale_error()
+            used = self.require(session_id)
+            if used.state is SessionState.CREDENTIALS_STALE:
+                raise CredentialsStale(
+                    "The mail server no longer accepts the stored credentials: give new ones, "
+                    "or create a new session."
+                )
             try:
-                return await open_one(self.login_of(session_id))
-            except CredentialsRejected as exc:
-                if await self._is_stale(record):
-                    raise _stale_error() from exc
+                return await open_one(self.login_of(session_id)), used
+            except CredentialsRejected:
+                await self._mark_stale(used)
 
-    async def _is_stale(self, used: SessionRecord) -> bool:
-        """Whether the credentials refused just now are the session's still; they are kept as stale then. They may have
-        been replaced while the login with them was under way."""
+    async def _mark_stale(self, used: SessionRecord) -> None:
+        """The server refuses these credentials. What has been replaced meanwhile stays as good as it is."""
         current = self._records.get(used.id)
-        if current is None:
-            return True
-        if current.sealed_credentials != used.sealed_credentials:
-            return False
-        self._records[used.id] = structs.replace(current, state=SessionState.CREDENTIALS_STALE)
-        await self._repository.mark_stale(used.id, sealed=used.sealed_credentials)
-        return True
+        if current is not None and current.sealed_credentials == used.sealed_credentials:
+            self._records[used.id] = structs.replace(current, state=SessionState.CREDENTIALS_STALE)
+            await self._repository.mark_stale(used.id, sealed=used.sealed_credentials)
 
     # ---- ending
 
@@ -292,9 +309,3 @@ class Sessions:
                 await self.end(session_id)
                 ended += 1
         return ended
-
-
-def _stale_error() -> CredentialsStale:
-    return CredentialsStale(
-        "The mail server no longer accepts the stored credentials: give new ones, or create a new session."
-    )

@@ -205,6 +205,10 @@ class ApiKeys:
     def __init__(self, keys: Iterable[str]) -> None:
         self._hashes = [sha256(_octets(key)).digest() for key in keys]
 
+    @property
+    def is_set(self) -> bool:
+        return bool(self._hashes)
+
     def accepts(self, candidate: str) -> bool:
         """Whether it is one of the keys, in a time that says nothing about them.
 

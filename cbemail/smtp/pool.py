@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from cbemail.errors import CbemailError, Overloaded, SessionNotFound, UpstreamUnavailable
 from cbemail.ids import SessionId
+from cbemail.metrics import WAIT_SECONDS, Distribution, PoolStatistics, timed
 from cbemail.smtp.circuit import DEFAULT_CIRCUIT, Circuit, CircuitPolicy, was_reached
 from cbemail.smtp.connection import SubmissionConnection
 from cbemail.timing import spent_on
@@ -102,6 +103,7 @@ class SmtpPool:
         self._troubled: set[_Host] = set()
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.waits = Distribution(WAIT_SECONDS)
 
     @asynccontextmanager
     async def lease(
@@ -152,6 +154,8 @@ class SmtpPool:
 
     def retry_in(self, session_id: SessionId) -> float | None:
         """Seconds for which the session's host is left alone; None: it may be asked for a connection now."""
+        if not self._troubled:  # asked for every message, and hardly ever a question
+            return None
         host = self._known_host(session_id)
         return None if host is None else host.circuit.retry_in(_now())
 
@@ -166,6 +170,20 @@ class SmtpPool:
             slot.connection = connection
         if slot is not None:
             self._release(slot)
+
+    def statistics(self) -> PoolStatistics:
+        """Counts over all sessions and hosts."""
+        slots = self._all_slots()
+        idle = sum(slot.idle for slot in slots)
+        opening = sum(slot.connection is None for slot in slots)
+        waiting = sum(len(host.waiters) for host in self._hosts.values())
+        return PoolStatistics(len(slots) - idle - opening, idle, waiting, opening)
+
+    @property
+    def left_alone(self) -> int:
+        """How many hosts could not be reached several times in a row, and are asked for no connection just now."""
+        now = _now()
+        return sum(host.circuit.retry_in(now) is not None for host in self._troubled)
 
     def close_session(self, session_id: SessionId) -> None:
         """Let go of a session that ended, or whose login changed. What is lent out finishes first."""
@@ -211,8 +229,9 @@ class SmtpPool:
 
     async def _turn_of(self, waiter: _Waiter, host: _Host, deadline: float | None) -> _Slot:
         try:
-            async with asyncio.timeout_at(deadline):
-                return await waiter.granted
+            with timed(self.waits):
+                async with asyncio.timeout_at(deadline):
+                    return await waiter.granted
         except TimeoutError as exc:
             self._give_back(waiter)
             raise Overloaded(_NONE_FREE, retry_after=_RETRY_AFTER) from exc

@@ -12,6 +12,8 @@ from msgspec import Struct
 from cbemail.ids import SessionId
 from cbemail.store.records import SendState
 
+MAX_RECIPIENTS = 500_000  # of a batch
+
 
 class BatchKind(StrEnum):
     BATCH = "batch"  # `bat_…`, of POST /api/send/batch

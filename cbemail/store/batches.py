@@ -1,5 +1,6 @@
 """The memory of batches: what was accepted, what has become of each recipient. The SQL is in ``sql/queries.sql``."""
 
+from asyncio import Event
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -39,6 +40,11 @@ class BatchRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._journal = EventJournal(database)
+
+    @property
+    def failed(self) -> Event:
+        """Set once nothing can be written any more, and the process should exit."""
+        return self._database.failed
 
     # ---- accepting
 
@@ -215,14 +221,16 @@ class BatchRepository:
         given again. So a batch has one caller at a time.
 
         Every claim is counted before this returns, until the row has an outcome. One that was claimed ``suspects``
-        times without any may be what kills the process: it is taken only when no other row is due, and no second
-        one while it is held.
+        times without any may be what kills the process, or have been beside what does. Such are taken only when no
+        other row is due, in groups that are an eighth as large with each claim more and alone in the end, and none
+        while another group of them is held.
         """
         await self._journal.fold()
-        due = {"batch": batch, "now": now, "held": list(held), "suspects": suspects}
-        found = await self._database.fetch("find_due_batch_messages", limit=limit, **due)
+        due = {"batch": batch, "now": now, "held": list(held), "suspects": suspects, "limit": limit}
+        found = await self._database.fetch("find_due_batch_messages", **due)
         if not found and limit:
-            found = await self._database.fetch("find_suspect_batch_message", **due)
+            found = await self._database.fetch("find_suspect_batch_messages", **due)
+            found = _group_of_suspects(found, limit, suspects)
         if not found:
             return []
         rows = [row["row_number"] for row in found]
@@ -249,11 +257,16 @@ class BatchRepository:
         """
         await self._journal.fold()
 
-    async def sent_since(self, session_id: SessionId, since: datetime) -> int:
-        """How many messages of a session's batches were sent since then."""
+    async def sent_by_hour(
+        self, *, host: str, username: str, since: datetime
+    ) -> list[tuple[datetime, int]]:
+        """How many recipients an account was, or may have been, sent messages to since then, in batches and one by one,
+        by the hour. The account is a login at an SMTP host, both in lower case, whatever its sessions."""
         await self._journal.fold()
-        rows = await self._database.fetch("count_sent_messages", session_id=session_id, since=since)
-        return int(rows[0]["messages"])
+        rows = await self._database.fetch(
+            "count_sent_by_hour", host=host, username=username, since=since
+        )
+        return [(row["began"], row["recipients"]) for row in rows]
 
     # ---- steering
 
@@ -293,9 +306,15 @@ class BatchRepository:
         )
         return _messages(rows)
 
-    async def rejected(self, batch: int, limit: int) -> list[MessageRow]:
-        """The first rows that were never queued."""
-        return await self.messages(batch, state=SendState.REJECTED, after=None, limit=limit)
+    async def rejected(self, batches: Sequence[int], *, limit: int) -> dict[int, list[MessageRow]]:
+        """The first rows of each batch that were never queued. They are so from the beginning: no journal holds any."""
+        rows = await self._database.fetch(
+            "load_rejected_messages", batches=list(batches), limit=limit
+        )
+        rejected: dict[int, list[MessageRow]] = {batch: [] for batch in batches}
+        for row, message in zip(rows, _messages(rows), strict=True):
+            rejected[row["batch"]].append(message)
+        return rejected
 
     async def undecided(self, batch: int) -> list[MessageRow]:
         """Every row that is uncertain."""
@@ -393,6 +412,15 @@ def _records(rows: list[Row]) -> list[BatchRecord]:
         )
         for row in rows
     ]
+
+
+def _group_of_suspects(found: Sequence[Row], limit: int, suspects: int) -> list[Row]:
+    """Of rows in the order of their claims, those that go together."""
+    if not found:
+        return []
+    fewest = found[0]["claims"]
+    size = max(1, limit // 8 ** (fewest - suspects + 1))
+    return [row for row in found[:size] if row["claims"] == fewest]
 
 
 def _messages(rows: list[Row]) -> list[MessageRow]:

@@ -33,7 +33,7 @@ from cbemail.store.database import (
     refuse_unstorable,
     serves_many,
 )
-from cbemail.store.group_commit import GroupCommit
+from cbemail.store.group_commit import CommitStatistics, GroupCommit
 from cbemail.store.migrations import Migration, load_migrations, pending
 from cbemail.store.wal import is_damaged
 
@@ -122,6 +122,10 @@ class DuckDbDatabase:
             writer.shutdown(wait=False)
             raise
         return cls(connection, lock, writer=writer, loop=loop)
+
+    def statistics(self) -> CommitStatistics:
+        """What its writes were since it was opened."""
+        return self._writes.statistics()
 
     async def fetch(self, query: str, /, **values: object) -> list[Row]:
         self._refuse_unless_open()
@@ -316,7 +320,7 @@ def _from_driver(value: object) -> object:
 
 def _open_file(path: Path, migrations: Sequence[Migration]) -> tuple[DuckDBPyConnection, int]:
     """The open database at ``path``, up to date, and the lock that makes it ours."""
-    with _explained(path):
+    with explained(path):
         path = path.resolve()  # a link stays a link when the file behind it is replaced
         files.keep_private()
         files.make_folder(path.parent)
@@ -339,15 +343,15 @@ def _open_claimed(path: Path, migrations: Sequence[Migration]) -> DuckDBPyConnec
         _build(path, migrations)
     files.refuse_unfit(path)
     files.make_private(path)
-    _refuse_damaged_log(files.wal_of(path))
-    version = _read_version(path)
+    refuse_damaged_log(files.wal_of(path))
+    version = read_version(path)
     if steps := pending(migrations, version):
         files.copy(path, path.with_name(f"{path.name}.schema-{version}.backup"))
         _build(path, steps)
-    return _connect(path)
+    return connect(path)
 
 
-def _refuse_damaged_log(wal: Path) -> None:
+def refuse_damaged_log(wal: Path) -> None:
     if wal.exists() and is_damaged(wal.read_bytes()):
         raise StoreUnusable(
             f"The write-ahead log {wal} is damaged: restore a backup, or move it away to go on without the "
@@ -355,9 +359,10 @@ def _refuse_damaged_log(wal: Path) -> None:
         )
 
 
-def _read_version(path: Path) -> int:
-    """Which step of the schema the database at ``path`` is at. Closed again, the file is whole without its WAL."""
-    with _connect(path) as connection:
+def read_version(path: Path, *, read_only: bool = False) -> int:
+    """Which step of the schema the database at ``path`` is at. Closed again, the file is whole without its WAL, unless
+    it is only to be read."""
+    with connect(path, read_only=read_only) as connection:
         try:
             row = connection.execute(QUERIES["schema_version"]).fetchone()
         except duckdb.CatalogException as exc:
@@ -378,7 +383,7 @@ def _build(path: Path, steps: Sequence[Migration]) -> None:
     files.remove(new)
     if path.exists():
         files.copy(path, new)
-    with _connect(new) as connection:
+    with connect(new) as connection:
         for step in steps:
             connection.execute("begin transaction")
             connection.execute(step.sql)
@@ -390,12 +395,14 @@ def _build(path: Path, steps: Sequence[Migration]) -> None:
     files.put_in_place(new, path)
 
 
-def _connect(path: Path) -> DuckDBPyConnection:
-    return duckdb.connect(path, config={**_LOCKED_DOWN, "temp_directory": f"{path}.tmp"})
+def connect(path: Path, *, read_only: bool = False) -> DuckDBPyConnection:
+    """The database at ``path``, locked down; for those who have claimed it (`files.claim`), or only read."""
+    temporary = {"temp_directory": f"{path}.tmp"}
+    return duckdb.connect(path, read_only=read_only, config={**_LOCKED_DOWN, **temporary})
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """What stops the start, in one sentence for the operator."""
     try:
         yield

@@ -17,32 +17,40 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[MessageEvent]).decode
 
 
+_Group = tuple[int, Sequence[MessageEvent]]
+
+
 class EventJournal:
     """One instance a database: it numbers the groups, and knows which are not folded in yet."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._folding = asyncio.Lock()  # an older fold must not come after a newer one
-        self._waiting: list[tuple[int, Sequence[MessageEvent]]] = []  # on disk, by number
+        self._waiting: list[_Group] = []  # on disk or on their way, by number
         self._last = 0
         self._is_known = False  # that memory holds what the disk does
 
     async def append(self, events: Sequence[MessageEvent]) -> None:
         """Put events on disk, all or none. Of one row the later event counts.
 
-        Done whole, even where the caller is cancelled: what is on disk must be known to be.
+        Done whole, even where the caller is cancelled: from the first await on it is the database's, which does one
+        thing after the other. So a fold that is asked for meanwhile comes after it, and knows of it.
         """
-        if events:
-            await asyncio.shield(asyncio.create_task(self._append(events)))
-
-    async def _append(self, events: Sequence[MessageEvent]) -> None:
+        if not events:
+            return
         if not self._is_known:
             async with self._folding:
                 await self._know()
         self._last += 1
-        number = self._last
-        await self._database.execute("record_batch_events", sequence=number, events=_encode(events))
-        self._waiting.append((number, events))
+        group = (self._last, events)
+        self._waiting.append(group)
+        try:
+            await self._database.execute(
+                "record_batch_events", sequence=self._last, events=_encode(events)
+            )
+        except Exception:
+            self._waiting = [each for each in self._waiting if each is not group]
+            raise
 
     async def fold(self, *statements: Statement) -> list[list[Row]]:
         """The results of ``statements``, in a transaction that brings the rows up to date before.
@@ -75,7 +83,7 @@ class EventJournal:
             self._is_known = True
 
 
-def _fold_of(groups: Sequence[tuple[int, Sequence[MessageEvent]]]) -> list[Statement]:
+def _fold_of(groups: Sequence[_Group]) -> list[Statement]:
     latest = {
         (event.batch, event.row): event
         for _, events in sorted(groups, key=lambda group: group[0])

@@ -31,6 +31,29 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _named_in(lock: int) -> str:
+    return os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+
+
+def owner_of(path: Path) -> str | None:
+    """The number of the process that uses the store at ``path`` now; None where none does."""
+    try:
+        lock = os.open(_lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _named_in(lock)
+    finally:
+        os.close(lock)
+    return None
+
+
 def claim(path: Path) -> int:
     """Become the only process, and the only opener in it, that uses the store at ``path``; gives the lock to close.
 
@@ -40,13 +63,11 @@ def claim(path: Path) -> int:
     Raises:
         StoreUnusable: another instance has it.
     """
-    lock = os.open(
-        path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
+    lock = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        owner = _named_in(lock)
         os.close(lock)
         raise StoreUnusable(
             f"Another instance (process {owner}) is using the store {path}: stop it first, or set another DB_PATH."

@@ -5,6 +5,7 @@ so a lone caller never waits for company and sixty-four callers share one wait.
 """
 
 import asyncio
+import concurrent.futures
 from asyncio import AbstractEventLoop, Future
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +13,10 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from cbemail.errors import Overloaded
+from cbemail.metrics import COMMIT_SECONDS, GROUP_SIZES, Distribution
 
 GROUP_LIMIT = (
     256  # pieces of work a transaction: bounds how long the first of them waits for the last
@@ -26,13 +30,22 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
+class CommitStatistics(Struct, frozen=True):
+    """How long groups took to be on disk, of how many writes they were; and how many writes wait now."""
+
+    seconds: Distribution
+    sizes: Distribution
+    waiting: int
+
+
 class GroupCommit(Generic[Work, Result]):
     """Hands work to the one thread that writes, a group at a time, and each caller its own outcome.
 
     ``transact`` runs in the writer's thread. It returns when the work is on disk, with an outcome for each piece
     in order: a result, or the exception its caller should see. All bookkeeping is done in the event loop, between
     two awaits, so there is nothing to lock; and by callbacks rather than by a task, so there is nothing that a
-    cancellation could stop half-way.
+    cancellation could stop half-way. And nothing waits for a turn of the loop that need not: a busy loop's turn
+    may take as long as the disk.
     """
 
     def __init__(
@@ -48,9 +61,11 @@ class GroupCommit(Generic[Work, Result]):
         self._waiting: deque[tuple[Work, Future[Result]]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._seconds = Distribution(COMMIT_SECONDS)
+        self._sizes = Distribution(GROUP_SIZES)
 
-    async def submit(self, work: Work) -> Result:
-        """Do ``work`` in one of the next transactions and wait until that is on disk.
+    def submit(self, work: Work) -> Future[Result]:
+        """Do ``work`` in one of the next transactions; the future has its outcome once that is on disk.
 
         From here on the work will be done once, even if the caller stops waiting: it may be in a transaction
         already, and the caller could not tell.
@@ -66,7 +81,10 @@ class GroupCommit(Generic[Work, Result]):
             self._idle.clear()
             # Not at once: whoever else is ready in this turn of the loop comes along.
             self._loop.call_soon(self._start_group)
-        return await future
+        return future
+
+    def statistics(self) -> CommitStatistics:
+        return CommitStatistics(self._seconds, self._sizes, len(self._waiting))
 
     async def drained(self) -> None:
         """Wait until all that was submitted is done."""
@@ -75,14 +93,18 @@ class GroupCommit(Generic[Work, Result]):
     def _start_group(self) -> None:
         size = min(len(self._waiting), GROUP_LIMIT)
         group = [self._waiting.popleft() for _ in range(size)]
-        running = self._loop.run_in_executor(
-            self._writer, self._transact, [work for work, _ in group]
-        )
-        running.add_done_callback(partial(self._finish_group, [future for _, future in group]))
+        running = self._writer.submit(self._transact, [work for work, _ in group])
+        finish = partial(self._finish_group, [future for _, future in group], self._loop.time())
+        running.add_done_callback(lambda done: self._loop.call_soon_threadsafe(finish, done))
 
     def _finish_group(
-        self, futures: list[Future[Result]], running: Future[Sequence[Result | Exception]]
+        self,
+        futures: Sequence[Future[Result]],
+        began: float,
+        running: "concurrent.futures.Future[Sequence[Result | Exception]]",
     ) -> None:
+        self._seconds.observe(self._loop.time() - began)
+        self._sizes.observe(len(futures))
         if (
             self._waiting
         ):  # under load: those just answered, and about to come again, belong in the next group too

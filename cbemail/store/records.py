@@ -89,7 +89,7 @@ class SendState(StrEnum):
 class OutboxRecord(Struct, frozen=True):
     """One message handed to SMTP for one set of recipients, recorded before the first octet is sent.
 
-    ``result`` is the JSON body that `GET /api/send/{id}` answers, once the outcome is known.
+    ``result`` is what `GET /api/send/{id}` answers, sealed, once the outcome is known. ``recipients``: how many.
     """
 
     id: OutboxId
@@ -97,5 +97,6 @@ class OutboxRecord(Struct, frozen=True):
     state: SendState
     message_id: str
     created_at: datetime
+    recipients: int = 1
     finished_at: datetime | None = None
     result: bytes | None = None

@@ -11,6 +11,8 @@ from threading import Event
 
 from msgspec import Struct
 
+from cbemail.store.batch_records import MAX_RECIPIENTS
+
 SpoolRow = tuple[str | None, ...]
 
 _DELIMITERS = ",;\t"
@@ -22,7 +24,7 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how `surrogateescape` shows what do
 class SpoolLimits(Struct, frozen=True):
     """What is read of a table at most. One row more than ``rows`` is given, so that too many can be told from enough."""
 
-    rows: int = 500_000
+    rows: int = MAX_RECIPIENTS
     columns: int = 500
     characters: int = 1 << 20  # of a row, or of a line
 

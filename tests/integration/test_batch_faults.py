@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cbemail.outbox.dispatch import Policy
+from cbemail.outbox.limits import ProviderLimits
 from cbemail.outbox.reconcile import ReconcilePolicy
 from cbemail.outbox.retry import RetryPolicy
 from cbemail.smtp.circuit import CircuitPolicy
@@ -385,6 +386,59 @@ async def test_a_server_that_is_down_is_shown_and_a_single_send_is_told_at_once(
     assert single.status_code == 503
     assert single.headers["retry-after"]
     assert {row["state"] for row in rows} == {"sent"}
+
+
+# ---- what a provider allows in a day
+
+
+@pytest.fixture
+def three_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of limits, with a line for the tests' own server."""
+    monkeypatch.setattr("cbemail.outbox.limits.UNKNOWN", ProviderLimits(per_day=3))
+
+
+@pytest.mark.usefixtures("three_a_day")
+async def test_a_days_allowance_counts_every_way_of_sending_and_is_known_after_a_restart(
+    environ: dict[str, str], dovecot: Dovecot, smtp_server: ScriptedSmtp
+) -> None:
+    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
+    two = {"to": ["a@example.org", "b@example.org"], "body": "x"}
+    async with serving(environ, SOON) as url, logged_in(url, body) as mailbox:
+        first = await mailbox.post("/api/send", two)
+        second = await mailbox.post("/api/send", two)
+        batch = await merges.started(mailbox, merges.merge(3))
+        paused = await merges.until(mailbox, batch, "paused")
+        third = await mailbox.post("/api/send", {"to": "c@example.org", "body": "x"})
+
+    async with serving(environ, SOON) as url, logged_in(url, body) as mailbox:
+        after_a_restart = await mailbox.post("/api/send", {"to": "c@example.org", "body": "x"})
+
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert (paused["paused_reason"], paused["counts"]["sent"]) == ("account-limit", 1)
+    for refused in (third, after_a_restart):
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+        assert "nothing was sent" in refused.json()["detail"]
+        assert 23 * 3600 < int(refused.headers["retry-after"]) <= 25 * 3600
+    assert len(smtp_server.messages) == 2
+
+
+@pytest.mark.usefixtures("three_a_day")
+async def test_what_was_not_sent_does_not_count_and_its_key_is_free_again(
+    scripted: Mailbox, smtp_server: ScriptedSmtp
+) -> None:
+    smtp_server.on("MAIL", CUT, CUT, NORMAL)
+    message = {"to": ["a@example.org", "b@example.org"], "body": "x"}
+
+    async def send(key: str) -> int:
+        response = await scripted.client.post(
+            "/api/send", json=message, headers={"Idempotency-Key": key}
+        )
+        return response.status_code
+
+    statuses = [await send("one"), await send("one"), await send("two"), await send("one")]
+
+    assert statuses == [503, 200, 429, 200]
+    assert len(smtp_server.messages) == 1
 
 
 # ---- Sent

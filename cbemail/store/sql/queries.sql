@@ -76,8 +76,8 @@ returning key
 
 -- record_idempotent_send --
 -- Only with the key: where `begin_idempotent` found another call's key, this finds no row to go with.
-insert into outbox_message (id, session_id, state, message_id, created_at, finished_at, result)
-select $id, session_id, $state, $message_id, $created_at, $finished_at, $result
+insert into outbox_message (id, session_id, state, message_id, created_at, recipients, finished_at, result)
+select $id, session_id, $state, $message_id, $created_at, $recipients, $finished_at, $result
   from idempotency_key
  where session_id = $session_id and operation = $operation and key = $key and outbox_id = $id
 
@@ -103,12 +103,12 @@ delete from outbox_message where finished_at < $before
 delete from refresh_token where expires_at <= $now
 
 -- record_each_send --
-insert into outbox_message (id, session_id, state, message_id, created_at, finished_at, result)
-select send.id, session.id, send.state, message_id, send.created_at, finished_at, result
+insert into outbox_message (id, session_id, state, message_id, created_at, recipients, finished_at, result)
+select send.id, session.id, send.state, message_id, send.created_at, recipients, finished_at, result
   from (select unnest($id::varchar[]) as id, unnest($session_id::varchar[]) as session_id,
                unnest($state::varchar[]) as state, unnest($message_id::varchar[]) as message_id,
-               unnest($created_at::timestamp[]) as created_at, unnest($finished_at::timestamp[]) as finished_at,
-               unnest($result::blob[]) as result) as send
+               unnest($created_at::timestamp[]) as created_at, unnest($recipients::integer[]) as recipients,
+               unnest($finished_at::timestamp[]) as finished_at, unnest($result::blob[]) as result) as send
   join session on session.id = send.session_id
 returning id
 
@@ -277,16 +277,16 @@ select row_number
  order by next_attempt_at, row_number
  limit $limit
 
--- find_suspect_batch_message --
--- A row that was claimed often without an outcome may be what kills the workers: it goes alone.
-select row_number
+-- find_suspect_batch_messages --
+-- What was claimed often without an outcome may be what kills the workers: none while another such is held.
+select row_number, claims
   from batch_message
  where batch = $batch and state in ('queued', 'deferred') and next_attempt_at <= $now and claims >= $suspects
    and not exists (select 1 from batch_message
                     where batch = $batch and claims >= $suspects
                       and row_number in (select unnest($held::integer[])))
- order by next_attempt_at, row_number
- limit 1
+ order by claims, next_attempt_at, row_number
+ limit $limit
 
 -- claim_batch_messages --
 -- Of the rows that were found due, those that still are. The bounds are for the engine, which finds rows by them.
@@ -334,6 +334,15 @@ select * from batch_message
  where batch = $batch and row_number > $after and ($state::varchar is null or state = $state)
  order by row_number
  limit $limit
+
+-- load_rejected_messages --
+-- The first of each batch.
+select *
+  from (select *, row_number() over (partition by batch order by row_number) as rank
+          from batch_message
+         where batch in (select unnest($batches::integer[])) and state = 'rejected') as rejected
+ where rank <= $limit
+ order by batch, row_number
 
 -- load_undecided_messages --
 select * from batch_message where batch = $batch and state = 'uncertain' order by row_number
@@ -393,8 +402,65 @@ delete from batch_message where batch in (select number from batch where session
 -- delete_batches --
 delete from batch where session_id = $id
 
--- count_sent_messages --
-select count(*) as messages
-  from batch_message
- where batch in (select number from batch where session_id = $session_id)
-   and state = 'sent' and finished_at >= $since
+-- count_sent_by_hour --
+-- An account may have several sessions. What is uncertain may have been delivered, so it counts.
+with account as (
+  select id from session where lower(smtp_host) = $host and lower(smtp_username) = $username
+), gone as (
+  select finished_at, 1 as recipients
+    from batch_message
+   where batch in (select number from batch where session_id in (select id from account))
+     and state in ('sent', 'uncertain') and finished_at >= $since
+  union all
+  select finished_at, recipients
+    from outbox_message
+   where session_id in (select id from account) and state in ('sent', 'uncertain') and finished_at >= $since
+)
+select date_trunc('hour', finished_at) as began, sum(recipients)::bigint as recipients
+  from gone
+ group by began
+ order by began
+
+-- page_sealed_credentials --
+select id as "row", sealed_credentials as sealed from session where id > $after order by id limit $limit
+
+-- replace_sealed_credentials --
+update session
+   set sealed_credentials = renewed.sealed
+  from (select unnest($rows::varchar[]) as id, unnest($sealed::blob[]) as sealed) as renewed
+ where session.id = renewed.id
+
+-- page_sealed_batch_keys --
+select number::varchar as "row", sealed_key as sealed from batch where "row" > $after order by "row" limit $limit
+
+-- replace_sealed_batch_keys --
+update batch
+   set sealed_key = renewed.sealed
+  from (select unnest($rows::varchar[])::integer as number, unnest($sealed::blob[]) as sealed) as renewed
+ where batch.number = renewed.number
+
+-- page_sealed_answers --
+select session_id || ' ' || operation || ' ' || key as "row", body as sealed
+  from idempotency_key
+ where "row" > $after and body is not null
+ order by "row"
+ limit $limit
+
+-- replace_sealed_answers --
+update idempotency_key
+   set body = renewed.sealed
+  from (select unnest($rows::varchar[]) as "row", unnest($sealed::blob[]) as sealed) as renewed
+ where session_id || ' ' || operation || ' ' || key = renewed."row"
+
+-- page_sealed_results --
+select id as "row", result as sealed
+  from outbox_message
+ where id > $after and result is not null
+ order by id
+ limit $limit
+
+-- replace_sealed_results --
+update outbox_message
+   set result = renewed.sealed
+  from (select unnest($rows::varchar[]) as id, unnest($sealed::blob[]) as sealed) as renewed
+ where outbox_message.id = renewed.id

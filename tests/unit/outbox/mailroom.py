@@ -76,6 +76,7 @@ class BrokenQueries:
     def __init__(self, database: DuckDbDatabase) -> None:
         self._database = database
         self.failed = database.failed
+        self.statistics = database.statistics
         self.fails: Counter[str] = Counter()  # how often each is to fail yet
 
     def _fail(self, *queries: str) -> None:
@@ -118,6 +119,19 @@ def known(row: int) -> bytes:
     return encode_recipient(Recipient(address(row)))
 
 
+def rejected_row(row: int) -> NewMessageRow:
+    return NewMessageRow(
+        row=row,
+        position=row,
+        content=0,
+        state=SendState.REJECTED,
+        message_id=f"<{row}@example.org>",
+        sealed=KEY.seal(place_of_row(row), known(row)),
+        code="invalid-address",
+        detail="This is no address.",
+    )
+
+
 async def add_batch(
     repository: BatchRepository,
     recipients: Sequence[int],
@@ -130,15 +144,18 @@ async def add_batch(
     contents: Mapping[int, bytes] | None = None,
     people: Mapping[int, bytes] | None = None,
     options: BatchOptions = BatchOptions(),  # noqa: B008 - frozen
+    kind: BatchKind = BatchKind.BATCH,
+    rejected: int = 0,
 ) -> BatchRecord:
-    """A published batch, sealed with `KEY`: one message for each number, to so many recipients.
+    """A published batch, sealed with `KEY`: one message for each number, to so many recipients; and behind these so
+    many that were rejected.
 
     ``contents`` and ``people`` replace what is stored of a message, and of a row, before it is sealed.
     """
     record = BatchRecord(
         number=0,
         id=batch_id,
-        kind=BatchKind.BATCH,
+        kind=kind,
         session_id=session_id,
         name=None,
         state=BatchState.QUEUED,
@@ -167,6 +184,7 @@ async def add_batch(
                     next_attempt_at=now,
                 )
             )
+    rows += [rejected_row(len(rows) + number) for number in range(rejected)]
     await repository.add_contents(number, pieces)
     await repository.add_messages(number, rows)
     await repository.publish(number, state=state)
@@ -235,9 +253,12 @@ class Mailroom:
         async def note(_: Job, events: Sequence[MessageEvent]) -> None:
             self.settled += [(event.row, event.state) for event in events]
 
+        def refused(_: SubmissionConnection) -> None:
+            halt("credentials-stale", None)
+
         tools = Tools(self.repository, self.journal, self.smtp, self.room, lambda: self.now, retry)
         workshop = Workshop(self.repository, live.record, KEY)
-        return Courier(live, workshop, self.upstream, tools, Orders(halt, settled or note))
+        return Courier(live, workshop, self.upstream, tools, Orders(halt, refused, settled or note))
 
     async def rows(self, live: LiveBatch) -> list[MessageRow]:
         return await self.repository.messages(live.number, state=None, after=None, limit=100_000)

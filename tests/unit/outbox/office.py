@@ -18,12 +18,14 @@ from cbemail.hosts import MailHosts, MailServer, Password, Security
 from cbemail.ids import SessionId
 from cbemail.imap.directory import FolderDirectory
 from cbemail.imap.pool import ImapPool
+from cbemail.outbox.backlog import Backlog
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.dispatch import Dispatch, Policy
 from cbemail.outbox.limits import ProviderLimits
 from cbemail.outbox.live import LiveBatch
-from cbemail.outbox.pacing import Upstreams
 from cbemail.outbox.sent import SentFolder
+from cbemail.outbox.steering import Steering
+from cbemail.outbox.upstreams import Upstreams
 from cbemail.sessions.keys import KeyRing
 from cbemail.sessions.login import Login
 from cbemail.sessions.registry import Sessions
@@ -67,6 +69,7 @@ class Office:
     smtp: SmtpPool
     dispatch: Dispatch
     batches: Batches
+    steering: Steering
     clock: Wall
     login: Login
 
@@ -155,6 +158,7 @@ async def open_office(
     policy: Policy = Policy(retry=SOON, restart_seconds=0.01),  # noqa: B008 - frozen
     clock: Wall | None = None,
     connections: int = 2,
+    per_day: int | None = None,
 ) -> AsyncIterator[Office]:
     """Open the outbox over the store at ``path``. Nothing is taken up before `Dispatch.start`."""
     clock = clock or Wall()
@@ -169,7 +173,9 @@ async def open_office(
         Repository(database), vault, tokens, hosts, clock, time_to_live=timedelta(days=30)
     )
     await sessions.load()
-    upstreams = Upstreams(lambda _: ProviderLimits(connections=connections))
+    repository = BatchRepository(database)
+    limits = ProviderLimits(connections=connections, per_day=per_day)
+    upstreams = Upstreams(sessions.require, lambda _: limits, repository, clock)
     pool = SmtpPool(
         sessions.connect_smtp,
         lambda session_id: f"{session_id}.example.test",
@@ -179,7 +185,6 @@ async def open_office(
     )
     mailboxes = ImapPool(sessions.connect_imap, per_session=2, total=8, idle_seconds=30.0)
     sent = SentFolder(mailboxes, FolderDirectory(mailboxes))
-    repository = BatchRepository(database)
     dispatch = Dispatch(repository, sessions, vault, pool, upstreams, sent, clock, policy)
     sessions.on_end += [pool.close_session, mailboxes.close_session, dispatch.forget_session]
     sessions.on_renewal += [pool.close_session, dispatch.resume_session]
@@ -189,8 +194,11 @@ async def open_office(
         MailServer("localhost", smtp.port, Security.STARTTLS, "joe"),
         Password(PASSWORD),
     )
-    batches = Batches(repository, dispatch, clock)
-    office = Office(database, repository, sessions, vault, pool, dispatch, batches, clock, login)
+    batches = Batches(repository, dispatch)
+    steering = Steering(repository, dispatch, batches, Backlog(dispatch.lives), clock)
+    office = Office(
+        database, repository, sessions, vault, pool, dispatch, batches, steering, clock, login
+    )
     try:
         yield office
     finally:

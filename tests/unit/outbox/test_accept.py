@@ -16,6 +16,7 @@ from cbemail.errors import (
     InvalidRequest,
     Overloaded,
     PayloadTooLarge,
+    RateLimited,
     SessionNotFound,
 )
 from cbemail.hosts import MailHosts, MailServer, Security
@@ -25,6 +26,7 @@ from cbemail.imap.pool import ImapPool
 from cbemail.mime.address import Address
 from cbemail.outbox import sieve, staging
 from cbemail.outbox.accept import Acceptance, NewBatch
+from cbemail.outbox.backlog import STANDSTILL_WAIT, Backlog, Limits
 from cbemail.outbox.batch import BatchView
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.content import (
@@ -34,12 +36,12 @@ from cbemail.outbox.content import (
     place_of_content,
 )
 from cbemail.outbox.dispatch import Dispatch, Policy
-from cbemail.outbox.limits import limits_of
-from cbemail.outbox.outbox import IdempotencyKey
-from cbemail.outbox.pacing import Upstreams
+from cbemail.outbox.idempotency import IdempotencyKey
+from cbemail.outbox.limits import limits_of_session
 from cbemail.outbox.recipients import Entries, Entry, Unfit, from_file, from_json
 from cbemail.outbox.sealing import BatchKey
 from cbemail.outbox.sent import SentFolder
+from cbemail.outbox.upstreams import Upstreams
 from cbemail.outbox.workshop import open_recipient
 from cbemail.sessions.keys import KeyRing
 from cbemail.sessions.registry import Sessions
@@ -65,6 +67,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SESSION = SessionId("ses_a")
 OTHER = SessionId("ses_b")
 VAULT = Vault(KeyRing(["a secret of at least thirty-two characters"]))
+LIMITS = Limits(session_messages=3_300, session_batches=3)
 KEY = IdempotencyKey("POST /api/send/batch", "key", b"fingerprint")
 TEMPLATE = MessageTemplate(
     Address("Me", "me@example.com"), subject="Hello {{ name }}", text="Dear {{ name }}."
@@ -114,7 +117,7 @@ def store(database: Database) -> BatchRepository:
 
 
 @pytest.fixture
-async def batches(repository: Repository, store: BatchRepository) -> AsyncIterator[Batches]:
+async def dispatch(repository: Repository, store: BatchRepository) -> AsyncIterator[Dispatch]:
     hosts = MailHosts(allow_ports=[465])
     tokens = Tokens(KeyRing(["s" * 32]), expire_minutes=60, refresh_days=30)
     sessions = Sessions(repository, VAULT, tokens, hosts, clock, time_to_live=timedelta(days=30))
@@ -122,18 +125,25 @@ async def batches(repository: Repository, store: BatchRepository) -> AsyncIterat
     smtp = SmtpPool(sessions.connect_smtp, lambda _: "mail.example.com:465")
     imap = ImapPool(sessions.connect_imap, per_session=1, total=1, idle_seconds=1.0)
     sent = SentFolder(imap, FolderDirectory(imap))
-    upstreams = Upstreams(lambda _: limits_of("mail.example.com"))
+    upstreams = Upstreams(sessions.require, limits_of_session, store, clock)
     dispatch = Dispatch(store, sessions, VAULT, smtp, upstreams, sent, clock, Policy())
     dispatch.begin_drain()
-    yield Batches(store, dispatch, clock)
+    yield dispatch
     await dispatch.drain(1.0)
     await smtp.aclose()
     imap.close()
 
 
 @pytest.fixture
-def acceptance(store: BatchRepository, repository: Repository, batches: Batches) -> Acceptance:
-    return Acceptance(store, repository, batches, VAULT, clock)
+def backlog(dispatch: Dispatch) -> Backlog:
+    return Backlog(dispatch.lives)
+
+
+@pytest.fixture
+def acceptance(
+    store: BatchRepository, repository: Repository, dispatch: Dispatch, backlog: Backlog
+) -> Acceptance:
+    return Acceptance(store, repository, dispatch, backlog, VAULT, clock)
 
 
 def render(view: BatchView) -> StoredResponse:
@@ -269,11 +279,11 @@ async def test_the_view_says_what_was_accepted(acceptance: Acceptance) -> None:
 
 
 async def test_a_batch_is_found_as_it_was_answered(
-    acceptance: Acceptance, batches: Batches
+    acceptance: Acceptance, store: BatchRepository, dispatch: Dispatch
 ) -> None:
     view = await accepted(acceptance, merge(ann(), ann("no address")))
 
-    assert await batches.find(SESSION, view.id) == view
+    assert await Batches(store, dispatch).find(SESSION, view.id) == view
 
 
 async def test_each_mailbox_of_a_recipient_is_a_row_of_one_message(
@@ -341,7 +351,7 @@ async def test_a_message_that_is_composed_is_a_content_of_its_own(
 
 
 async def test_a_single_message_is_a_batch_of_its_own_kind(
-    acceptance: Acceptance, batches: Batches
+    acceptance: Acceptance, store: BatchRepository, dispatch: Dispatch
 ) -> None:
     entry = Entry(
         0,
@@ -352,7 +362,7 @@ async def test_a_single_message_is_a_batch_of_its_own_kind(
 
     view = await accepted(acceptance, messages(entry, kind=BatchKind.SEND, name=None))
 
-    found = await batches.find_send(SESSION, view.id)
+    found = await Batches(store, dispatch).find_send(SESSION, view.id)
     assert view.id.startswith("msg_")
     assert found is not None
     assert (found.state, found.message_id) == (SendState.QUEUED, "<0@x>")
@@ -559,7 +569,7 @@ async def test_a_batch_has_so_many_recipients_at_most(
     store: BatchRepository,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sieve, "MAX_ROWS", 3)
+    monkeypatch.setattr(sieve, "MAX_RECIPIENTS", 3)
 
     await accepted(acceptance, merge(ann(["a@b.c", "d@e.f"]), ann()))
     with pytest.raises(InvalidRequest, match="at most 3"):
@@ -602,7 +612,7 @@ async def test_what_breaks_off_in_the_middle_leaves_nothing(
 
 
 async def test_a_batch_being_accepted_is_seen_by_nobody(
-    acceptance: Acceptance, store: BatchRepository, batches: Batches
+    acceptance: Acceptance, store: BatchRepository
 ) -> None:
     gate = Gate(before=3000)
     accepting = asyncio.create_task(acceptance.accept(merge(entries=gate), None, render))
@@ -703,16 +713,34 @@ async def test_a_key_is_answered_again_as_it_was(
 
 
 async def test_a_key_is_answered_by_the_next_process_too(
-    acceptance: Acceptance, store: BatchRepository, repository: Repository, batches: Batches
+    acceptance: Acceptance,
+    store: BatchRepository,
+    repository: Repository,
+    dispatch: Dispatch,
+    backlog: Backlog,
 ) -> None:
     """threats.md F-2: the first one died before its answer was out."""
     first = await acceptance.accept(merge(ann()), KEY, render)
-    next_process = Acceptance(store, repository, batches, VAULT, clock)
+    next_process = Acceptance(store, repository, dispatch, backlog, VAULT, clock)
 
     again = await next_process.accept(merge(ann()), KEY, render)
 
     assert isinstance(first, BatchView)
     assert again == render(first)
+
+
+async def test_what_is_kept_for_a_key_names_nobody(
+    acceptance: Acceptance, repository: Repository
+) -> None:
+    await acceptance.accept(merge(ann(), ann("bob at example.com")), KEY, render)
+
+    answer = await acceptance.replay(SESSION, KEY)
+    kept = await repository.find_idempotent(SESSION, KEY.operation, KEY.key)
+    assert answer is not None
+    assert b"bob at example.com" in answer.body
+    assert kept is not None
+    assert kept.response is not None
+    assert b"example.com" not in kept.response.body
 
 
 async def test_a_key_belongs_to_one_body(acceptance: Acceptance) -> None:
@@ -847,3 +875,67 @@ async def test_twenty_thousand_of_a_file_each_keep_their_own_secret(
     ]
     assert len({row.message_id for row in found.rows}) == 20_000
     assert turns > 100
+
+
+# ---- as much as may wait
+
+
+@pytest.fixture
+def narrow(store: BatchRepository, repository: Repository, dispatch: Dispatch) -> Acceptance:
+    """One that takes in little."""
+    backlog = Backlog(dispatch.lives, LIMITS)
+    return Acceptance(store, repository, dispatch, backlog, VAULT, clock)
+
+
+async def test_a_session_with_too_many_batches_is_told_before_anything_is_read(
+    narrow: Acceptance, database: Database
+) -> None:
+    for _ in range(LIMITS.session_batches):
+        await accepted(narrow, merge(ann()))
+    gate = Gate()
+    gate.open.set()
+
+    with pytest.raises(RateLimited) as refused:
+        await narrow.accept(merge(entries=gate), None, render)
+
+    assert not gate.reached.is_set()
+    assert refused.value.retry_after == STANDSTILL_WAIT
+    assert len(await database.fetch("count_batch_messages", batches=list(range(1, 20)))) == 3
+
+
+async def test_of_two_batches_that_fit_one_by_one_the_first_to_be_read_is_accepted(
+    narrow: Acceptance, store: BatchRepository
+) -> None:
+    gates = [Gate(before=LIMITS.session_messages * 2 // 3) for _ in range(2)]
+    both = [asyncio.create_task(narrow.accept(merge(entries=gate), None, render)) for gate in gates]
+    for gate in gates:
+        await gate.reached.wait()
+    for gate in gates:
+        gate.open.set()
+
+    answers = await asyncio.gather(*both, return_exceptions=True)
+
+    assert sorted(type(answer).__name__ for answer in answers) == ["BatchView", "RateLimited"]
+    assert len(await store.page(SESSION, before=None, limit=9)) == 1
+
+
+async def test_what_found_no_room_leaves_nothing_and_its_key_is_free(
+    narrow: Acceptance, database: Database, store: BatchRepository
+) -> None:
+    gate = Gate(before=LIMITS.session_messages)
+    gate.open.set()
+
+    with pytest.raises(RateLimited):
+        await narrow.accept(merge(entries=gate), KEY, render)
+
+    assert await nothing_stored(database, store)
+    assert await narrow.replay(SESSION, KEY) is None
+
+
+async def test_a_dry_run_needs_no_room(narrow: Acceptance) -> None:
+    for _ in range(LIMITS.session_batches):
+        await accepted(narrow, merge(ann()))
+
+    dry = await narrow.dry_run(merge(ann()))
+
+    assert dry.counts.queued == 1

@@ -15,8 +15,9 @@ from cbemail.outbox.dispatch import Policy
 from cbemail.outbox.live import LiveBatch
 from cbemail.outbox.rulings import intent
 from cbemail.smtp.circuit import CircuitPolicy
-from cbemail.store.batch_records import BatchState
-from cbemail.store.records import SendState
+from cbemail.store.batch_records import BatchKind, BatchOptions, BatchState
+from cbemail.store.database import Row
+from cbemail.store.records import SendState, SessionState
 from tests.certificates import Certificates
 from tests.fakes.script import CUT, NORMAL, STALL, Reply
 from tests.fakes.scripted_imap import ScriptedImap
@@ -162,6 +163,36 @@ async def test_after_a_restart_what_was_left_is_taken_up_by_itself(
     assert arrived(smtp_server) == everybody(8)
 
 
+async def test_after_a_restart_every_batch_shows_the_recipients_it_has_rejected(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the store is asked no more often for many batches than for one."""
+    asked: Counter[str] = Counter()
+    async with opening() as before:
+        joe = await before.session()
+        for name, rejected in (("bat_a", 0), ("bat_b", 2), ("bat_c", 150)):
+            await before.stored(joe, 1, name, state=BatchState.PAUSED, rejected=rejected)
+
+    async with opening() as office:
+        fetch = office.database.fetch
+
+        async def noting(query: str, /, **values: object) -> list[Row]:
+            asked[query] += 1
+            return await fetch(query, **values)
+
+        monkeypatch.setattr(office.database, "fetch", noting)
+        await office.dispatch.start()
+        shown = {live.record.id: live.rejections for live in office.dispatch.of_session(joe)}
+
+    assert set(asked.values()) == {1}
+    assert {name: len(known) for name, known in shown.items()} == {
+        "bat_a": 0,
+        "bat_b": 2,
+        "bat_c": 100,
+    }
+    assert (shown["bat_b"][1].to, shown["bat_b"][1].code) == (address(2), "invalid-address")
+
+
 async def test_what_was_on_its_way_when_the_process_died_is_uncertain_and_the_rest_is_sent(
     opening: Opening, smtp_server: ScriptedSmtp
 ) -> None:
@@ -291,8 +322,211 @@ async def test_a_batch_whose_key_does_not_open_any_more_waits_and_harms_nobody_e
 
     await until(good)
 
-    assert lost.record.paused_reason == "credentials-stale"
+    assert lost.record.paused_reason == "key-lost"
     assert await office.states(lost) == [QUEUED] * 3
+
+
+async def test_new_credentials_are_no_key_and_a_batch_without_one_can_be_cancelled(
+    office: Office, smtp_server: ScriptedSmtp, caplog: pytest.LogCaptureFixture
+) -> None:
+    joe = await office.session()
+    lost = await office.started(joe, 3, sealed_key=b"sealed under another SECRET_KEY")
+    single = await office.started(
+        joe, 1, "msg_a", sealed_key=b"sealed under another", kind=BatchKind.SEND
+    )
+    await until(lost, BatchState.PAUSED)
+    await until(single, BatchState.PAUSED)
+
+    await office.sessions.replace_credentials(joe, office.login)
+    await office.quiet()
+    renewed = lost.record.state
+    batch = await office.steering.cancel(joe, "bat_a")
+    send = await office.steering.cancel_send(joe, "msg_a")
+
+    assert renewed is BatchState.PAUSED
+    assert caplog.text.count("cannot be opened with the present SECRET_KEY") == 2, "tried again"
+    assert (batch.state, batch.counts.cancelled) == (BatchState.CANCELLED, 3)
+    assert send is not None
+    assert send.state is SendState.CANCELLED
+    assert smtp_server.count("MAIL") == 0
+
+
+async def test_a_batch_goes_on_when_the_service_is_started_with_its_key_again(
+    opening: Opening, smtp_server: ScriptedSmtp, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opening() as before:
+        joe = await before.session()
+        for name, key in (("bat_a", None), ("bat_b", b"sealed under another SECRET_KEY")):
+            changes = {} if key is None else {"sealed_key": key}
+            record = await before.stored(joe, 2, name, **changes)
+            await before.repository.set_state(
+                record.number, BatchState.PAUSED, paused_reason="key-lost"
+            )
+
+    async with opening() as office:
+        await office.dispatch.start()
+        found, lost = office.dispatch.find("bat_a"), office.dispatch.find("bat_b")
+        assert found is not None
+        assert lost is not None
+        await until(found)
+        await office.quiet()
+
+        assert lost.record.state is BatchState.PAUSED
+    assert arrived(smtp_server) == everybody(2)
+    assert "cannot be opened" not in caplog.text
+
+
+async def test_a_login_that_is_refused_behind_the_door_pauses_the_batch_and_is_stale(
+    office: Office, smtp_server: ScriptedSmtp
+) -> None:
+    joe = await office.session()
+    smtp_server.on("MAIL", b"535 5.7.8 who are you\r\n")
+
+    live = await office.started(joe, 5)
+    await until(live, BatchState.PAUSED)
+    await office.quiet()
+
+    assert live.record.paused_reason == "credentials-stale"
+    assert office.sessions.require(joe).state is SessionState.CREDENTIALS_STALE
+    assert smtp_server.count("MAIL") <= 2, "a refused login was used again"
+
+
+async def test_a_refusal_of_an_older_login_says_nothing_of_the_one_that_has_replaced_it(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    async with opening(connections=1) as office:
+        await office.dispatch.start()
+        joe = await office.session()
+        held = Held(b"535 5.7.8 who are you\r\n")
+        smtp_server.on("MAIL", held, NORMAL)
+        live = await office.started(joe, 5)
+        await smtp_server.heard("MAIL")
+
+        await office.sessions.replace_credentials(joe, office.login)
+        held.go_on.set()
+        await until(live)
+
+        assert office.sessions.require(joe).state is SessionState.ACTIVE
+    senders = [message.sender for message in smtp_server.messages]
+    assert sorted(senders) == [f"s{number}@example.org" for number in range(5)]
+    assert senders[0] == "s4@example.org", "the old login went on with what it had been given"
+
+
+async def test_credentials_that_are_replaced_while_the_old_ones_are_refused_are_tried(
+    office: Office, smtp_server: ScriptedSmtp
+) -> None:
+    joe = await office.session()
+    held = Held(b"535 5.7.8 no\r\n")
+    smtp_server.on("AUTH", held, NORMAL)
+    live = await office.started(joe, 5)
+    await smtp_server.heard("AUTH", 2)  # one of them is the login of the session
+
+    await office.sessions.replace_credentials(joe, office.login)
+    held.go_on.set()
+    await until(live)
+
+    assert office.sessions.require(joe).state is SessionState.ACTIVE
+
+
+# ---- what a provider allows in a day
+
+
+async def test_at_the_end_of_a_days_allowance_the_batch_waits_also_after_a_restart(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    clock = Wall()
+    async with opening(clock=clock, per_day=3) as before:
+        await before.dispatch.start()
+        joe = await before.session()
+        live = await before.started(joe, 5)
+        await until(live, BatchState.PAUSED)
+        shown = live.view()
+        await before.quiet()
+
+    async with opening(clock=clock, per_day=3) as office:
+        await office.dispatch.start()
+        found = office.dispatch.find("bat_a")
+        assert found is not None
+        await office.steering.resume(joe, "bat_a")
+        await until(found, BatchState.PAUSED)
+        again = found.view()
+
+    assert len(smtp_server.messages) == 3
+    for view in (shown, again):
+        assert view.paused_reason == "account-limit"
+        assert view.paused_until is not None
+        assert timedelta(hours=23) < view.paused_until - clock() <= timedelta(hours=25)
+
+
+async def test_a_second_session_of_the_account_has_what_the_first_has_left(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    async with opening(per_day=5) as office:
+        await office.dispatch.start()
+        first = await office.started(await office.session(), 3, "bat_a")
+        await until(first)
+        second = await office.started(await office.session(), 3, "bat_b")
+        await until(second, BatchState.PAUSED)
+
+    assert len(smtp_server.messages) == 5
+
+
+async def test_a_message_with_more_recipients_than_the_day_has_left_waits_whole(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    async with opening(per_day=5, connections=1) as office:
+        await office.dispatch.start()
+        live = await office.started(await office.session(), [3, 3])
+        await until(live, BatchState.PAUSED)
+
+    assert [len(message.recipients) for message in smtp_server.messages] == [3]
+
+
+async def test_what_the_server_never_got_uses_up_nothing_of_the_day(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    """Four are on their way each time the connection is lost, and it is lost more often than the day has room."""
+    async with opening(per_day=5, connections=1) as office:
+        await office.dispatch.start()
+        smtp_server.on("MAIL", NORMAL, CUT, NORMAL, CUT, NORMAL, CUT, NORMAL)
+        live = await office.started(await office.session(), 5)
+        await until(live)
+
+    assert len(smtp_server.messages) == 5
+
+
+# ---- a rate
+
+
+async def test_neither_a_pause_nor_a_restart_makes_a_batch_faster(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    def wait(live: LiveBatch) -> float:
+        assert live.bucket is not None
+        return live.bucket.delay(asyncio.get_running_loop().time())
+
+    async with opening() as before:
+        await before.dispatch.start()
+        joe, slowly = await before.session(), BatchOptions(rate_per_minute=1)
+        live = await before.started(joe, 9, options=slowly)
+        await when(lambda: live.count(SENT) == 1)
+        for _ in range(3):
+            await before.steering.pause(joe, "bat_a")
+            await when(lambda: not before.dispatch._couriers)
+            await before.steering.resume(joe, "bat_a")
+            await when(lambda: bool(live.held))
+            await before.quiet()
+        after_pauses = wait(live)
+
+    async with opening() as office:
+        await office.dispatch.start()
+        found = office.dispatch.find("bat_a")
+        assert found is not None
+        after_a_restart = wait(found)
+
+    assert after_pauses > 50
+    assert after_a_restart > 50
+    assert len(smtp_server.messages) == 1
 
 
 # ---- a defect of ours (F-41)
@@ -455,6 +689,25 @@ async def test_a_drain_waits_for_no_batch_that_is_paused_scheduled_or_out_of_rea
             await office.dispatch.drain(60.0)
 
 
+async def test_a_drain_waits_for_nothing_once_the_store_has_failed(
+    opening: Opening, smtp_server: ScriptedSmtp
+) -> None:
+    smtp_server.on("DATA", STALL)
+    async with opening(connections=1) as office:
+        await office.dispatch.start()
+        await office.started(await office.session(), 5)
+        await smtp_server.heard("DATA")
+
+        draining = asyncio.create_task(office.dispatch.drain(60.0))
+        await settle()
+        early = draining.done()
+        office.database.failed.set()
+        async with asyncio.timeout(5):
+            await draining
+
+    assert not early
+
+
 # ---- two who change a batch at once, before a slow disk
 
 
@@ -468,7 +721,7 @@ async def test_a_pause_holds_though_the_batch_becomes_due_in_that_moment(
     await settle()
 
     with slow_disk(office.database._database):
-        pausing = asyncio.create_task(office.batches.pause(joe, "bat_a"))
+        pausing = asyncio.create_task(office.steering.pause(joe, "bat_a"))
         await settle()
         office.pass_by(minutes=5)
         await settle()
@@ -492,7 +745,7 @@ async def test_a_cancelled_batch_stays_cancelled_though_its_pause_ends_in_that_m
     smtp_server.on("MAIL", NORMAL)
 
     with slow_disk(office.database._database):
-        cancelling = asyncio.create_task(office.batches.cancel(joe, "bat_a"))
+        cancelling = asyncio.create_task(office.steering.cancel(joe, "bat_a"))
         await settle()
         office.pass_by(hours=1)
         await settle()
@@ -515,7 +768,7 @@ async def test_a_cancelled_batch_stays_cancelled_though_the_account_is_refused_i
     await smtp_server.heard("MAIL")
 
     with slow_disk(office.database._database):
-        cancelling = asyncio.create_task(office.batches.cancel(joe, "bat_a"))
+        cancelling = asyncio.create_task(office.steering.cancel(joe, "bat_a"))
         await settle()
         held.go_on.set()
         await when(lambda: live.record.state is BatchState.PAUSED)
@@ -538,7 +791,7 @@ async def test_messages_retried_as_the_batch_completes_are_sent(
     smtp_server.on("RCPT", NORMAL)
 
     with slow_disk(office.database._database):
-        retrying = asyncio.create_task(office.batches.retry(joe, "bat_a"))
+        retrying = asyncio.create_task(office.steering.retry(joe, "bat_a"))
         await settle()
     await retrying
     await office.quiet()
@@ -576,7 +829,7 @@ async def test_what_is_done_and_what_is_on_disk_are_one_though_the_client_has_hu
     live.change(send_at=office.clock() + timedelta(minutes=5))
     await settle()
 
-    await hang_up(office, getattr(office.batches, what)(joe, "bat_a"))
+    await hang_up(office, getattr(office.steering, what)(joe, "bat_a"))
 
     stored = (await office.record(live)).state
     assert live.record.state is stored
@@ -595,7 +848,7 @@ async def test_counts_are_those_of_the_disk_though_who_retried_has_hung_up(
     await when(lambda: not live.held)
     await office.states(live)  # all that is known is in the rows
 
-    await hang_up(office, office.batches.retry(joe, "bat_a"))
+    await hang_up(office, office.steering.retry(joe, "bat_a"))
 
     states = Counter(await office.states(live))
     assert {state: live.count(state) for state in states} == dict(states)

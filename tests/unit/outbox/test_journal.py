@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from cbemail.errors import Overloaded
 from cbemail.outbox import journal as journal_module
 from cbemail.outbox.journal import Journal
 from cbemail.outbox.live import LiveBatch
@@ -230,12 +231,26 @@ async def test_flush_gives_up_in_time_and_says_so(
 
         await journal.flush(0.05)
 
-    assert "outcomes could not be stored" in caplog.text
+    assert "3 events of messages could not be stored" in caplog.text
 
 
 async def test_a_journal_with_nothing_to_do_is_flushed_at_once(journal: Journal) -> None:
     async with asyncio.timeout(1):
         await journal.flush(60)
+
+
+async def test_what_a_failed_store_will_never_take_is_given_up_at_once(
+    journal: Journal, live: LiveBatch, database: DuckDbDatabase
+) -> None:
+    database._broken = True
+    database.failed.set()
+
+    with pytest.raises(Overloaded):
+        await journal.post(live, [sent(live.number, 0)])
+    async with asyncio.timeout(1):
+        await journal.flush(60)
+
+    assert live.count(SendState.SENT) == 0
 
 
 # ---- a defect of ours

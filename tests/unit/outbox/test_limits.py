@@ -1,9 +1,19 @@
 """The table of what providers allow."""
 
 import pytest
+from msgspec import structs
 
-from cbemail.outbox.limits import _LIMITS, _WORKSPACE, UNKNOWN, ProviderLimits, limits_of
+from cbemail.hosts import MailServer, Security
+from cbemail.outbox.limits import (
+    _LIMITS,
+    _WORKSPACE,
+    UNKNOWN,
+    ProviderLimits,
+    limits_of,
+    limits_of_session,
+)
 from cbemail.sessions.providers import PROVIDERS
+from tests.contract.test_repository import session
 
 
 def test_every_row_is_of_a_provider_we_know() -> None:
@@ -41,6 +51,21 @@ def test_where_one_server_has_two_services_the_address_tells_them_apart(
     host: str, address: str, per_day: int
 ) -> None:
     assert limits_of(host, address).per_day == per_day
+
+
+@pytest.mark.parametrize(
+    ("username", "per_day"), [("joe@gmail.com", 500), ("joe@example.org", 2_000), ("joe", 500)]
+)
+def test_of_a_session_it_is_the_login_that_tells_and_the_address_where_that_is_none(
+    username: str, per_day: int
+) -> None:
+    """A client may call itself what it likes: the login is proven."""
+    address = "joe@gmail.com" if "@" not in username else "somebody@else.example"
+    smtp = MailServer("smtp.gmail.com", 465, Security.TLS, username)
+
+    known = structs.replace(session(), email=address, smtp=smtp)
+
+    assert limits_of_session(known).per_day == per_day
 
 
 @pytest.mark.parametrize("limits", [*_LIMITS.values(), UNKNOWN])

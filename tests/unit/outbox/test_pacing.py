@@ -1,17 +1,14 @@
-"""How fast a session sends: by what is known beforehand, and by what the server shows."""
+"""How fast an account sends: by what is known beforehand, and by what the server shows."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbemail.errors import SessionNotFound
-from cbemail.ids import SessionId
 from cbemail.outbox.limits import ProviderLimits
-from cbemail.outbox.pacing import Allowance, Concurrency, TokenBucket, Upstream, Upstreams
+from cbemail.outbox.pacing import Allowance, Concurrency, TokenBucket, Upstream
 
 NOW = 1000.0
 HOUR = 3600.0
-JOE, ANN = SessionId("ses_joe"), SessionId("ses_ann")
 
 
 def send_all(bucket: TokenBucket, seconds: float) -> list[float]:
@@ -62,6 +59,14 @@ def test_what_goes_too_early_is_paid_back() -> None:
         bucket.take(NOW)
 
     assert bucket.delay(NOW) == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("per_minute", "seconds"), [(20, 3), (600, 0.1)])
+def test_what_is_used_up_begins_by_the_even_beat(per_minute: int, seconds: float) -> None:
+    bucket = TokenBucket(per_minute, used_up_at=NOW)
+
+    assert bucket.delay(NOW) == pytest.approx(seconds)
+    assert bucket.delay(NOW + seconds) == 0
 
 
 @given(st.integers(1, 6000), st.lists(st.floats(0, 20), max_size=300))
@@ -164,7 +169,62 @@ def test_no_24_hours_have_more_than_a_day_allows(per_day: int, pauses: list[floa
         assert sum(start <= each < start + 24 * HOUR for each in sent) <= per_day
 
 
-# ---- one session at its server
+def test_what_went_before_counts_by_its_hour() -> None:
+    day = Allowance(10, [(NOW - 24 * HOUR, 4), (NOW - 2 * HOUR, 6)])
+
+    assert day.delay(NOW) == HOUR
+    assert day.delay(NOW + HOUR) == 0
+    assert day.delay(NOW + HOUR, 5) == 22 * HOUR
+
+
+def test_a_message_waits_until_there_is_enough_for_all_its_recipients() -> None:
+    day = Allowance(10)
+    day.take(NOW, 3)
+    day.take(NOW + HOUR, 3)
+
+    waits = [day.delay(NOW + HOUR, recipients) for recipients in (4, 5, 7, 8)]
+
+    assert waits == [0, 24 * HOUR, 24 * HOUR, 25 * HOUR]
+
+
+def test_more_than_a_day_allows_waits_for_a_day_that_is_whole() -> None:
+    day = Allowance(10)
+
+    assert day.delay(NOW, 11) == 0
+    day.take(NOW, 1)
+    assert day.delay(NOW, 11) == 25 * HOUR
+
+
+def test_what_is_given_back_was_never_taken() -> None:
+    day = Allowance(10, [(NOW - 5 * HOUR, 4)])
+    day.take(NOW, 5)
+
+    day.give_back(5)
+
+    assert day.delay(NOW, 6) == 0
+    assert day.delay(NOW, 7) == 20 * HOUR
+    assert not day.is_whole(NOW)
+    assert day.is_whole(NOW + 20 * HOUR)
+
+
+@given(st.lists(st.tuples(st.floats(0, 3 * HOUR), st.integers(1, 5), st.booleans()), max_size=100))
+def test_after_any_taking_and_giving_back_what_is_left_is_what_was_not_sent(
+    steps: list[tuple[float, int, bool]],
+) -> None:
+    day, now, sent = Allowance(1000), NOW, 0
+
+    for pause, recipients, is_sent in steps[:8]:  # within a day: nothing is forgotten yet
+        now += pause
+        day.take(now, recipients)
+        sent += recipients if is_sent else 0
+        if not is_sent:
+            day.give_back(recipients)
+
+    assert day.delay(now, 1000 - sent) == 0
+    assert sent == 0 or day.delay(now, 1001 - sent) > 0
+
+
+# ---- one account at its server
 
 
 def test_after_a_throttle_nothing_goes_out_for_a_while() -> None:
@@ -254,43 +314,26 @@ def test_a_provider_with_a_rate_is_kept_to_it() -> None:
 
 
 def test_a_provider_with_a_day_says_when_there_is_more_of_it() -> None:
-    upstream = Upstream(ProviderLimits(per_day=1))
+    upstream = Upstream(ProviderLimits(), Allowance(2))
 
-    upstream.take(NOW)
+    upstream.take(NOW, recipients=2)
 
     assert upstream.day_delay(NOW) == 25 * HOUR
     assert upstream.delay(NOW) == 0, "a day is nothing to wait for: the batch is paused"
-    assert Upstream(ProviderLimits()).day_delay(NOW) == 0
+    upstream.give_back(recipients=1)
+    assert upstream.day_delay(NOW) == 0
+    assert upstream.day_delay(NOW, recipients=2) == 25 * HOUR
+    assert Upstream(ProviderLimits()).day_delay(NOW, recipients=9) == 0
 
 
-# ---- all of them
+def test_an_account_can_be_forgotten_when_nothing_holds_it_back_any_more() -> None:
+    upstream = Upstream(ProviderLimits(), Allowance(2))
+    assert upstream.is_forgettable(NOW)
 
+    upstream.hold(NOW, 60)
+    held = upstream.is_forgettable(NOW + 59), upstream.is_forgettable(NOW + 60)
+    upstream.take(NOW + 60)
 
-def test_each_session_has_one_of_its_own() -> None:
-    upstreams = Upstreams({JOE: ProviderLimits(3), ANN: ProviderLimits(1)}.__getitem__)
-
-    assert upstreams.of(JOE) is upstreams.of(JOE)
-    assert upstreams.of(JOE) is not upstreams.of(ANN)
-    assert upstreams.connections(ANN) == 1
-
-
-def test_a_session_that_has_ended_has_an_answer_for_the_pool_and_leaves_nothing_behind() -> None:
-    def ended(_: SessionId) -> ProviderLimits:
-        raise SessionNotFound("There is no such session.")
-
-    upstreams = Upstreams(ended)
-
-    assert upstreams.connections(JOE) == 2
-    assert upstreams._known == {}
-    with pytest.raises(SessionNotFound):
-        upstreams.of(JOE)
-
-
-def test_a_forgotten_session_begins_anew() -> None:
-    upstreams = Upstreams(lambda _: ProviderLimits())
-    upstreams.of(JOE).throttled(NOW)
-
-    upstreams.forget(JOE)
-    upstreams.forget(ANN)
-
-    assert upstreams.of(JOE).held(NOW) == 0
+    assert held == (False, True)
+    assert not upstream.is_forgettable(NOW + 24 * HOUR)
+    assert upstream.is_forgettable(NOW + 60 + 25 * HOUR)

@@ -10,10 +10,11 @@ import pytest
 
 from cbemail.outbox.dispatch import Policy
 from cbemail.outbox.live import LiveBatch
+from cbemail.outbox.reconcile import ReconcilePolicy
 from cbemail.store.batch_records import BatchOptions, BatchState, MessageEvent, OnUncertain
 from cbemail.store.records import SendState
 from tests.certificates import Certificates
-from tests.fakes.script import CUT, NORMAL, Reply
+from tests.fakes.script import CUT, NORMAL, STALL, Reply
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
 from tests.unit.outbox.mailroom import SOON, address
@@ -74,7 +75,7 @@ async def states_in_the_end(office: Office, live: LiveBatch, minutes: float = 5)
 async def looked(office: Office, imap: ScriptedImap, times: int) -> None:
     """The mailbox was asked so often, and what it said has been heeded."""
     await imap.heard(SEARCH, times)
-    await when(lambda: not office.dispatch._reconciler._armed.is_set())
+    await when(lambda: not office.dispatch._reconciler._visited)
     await office.quiet()
 
 
@@ -275,7 +276,7 @@ async def test_a_client_that_asks_for_another_try_meanwhile_has_its_way(
     await imap_server.heard(SEARCH)
     smtp_server.on("RCPT", b"550 5.1.1 who?\r\n")
 
-    await office.batches.retry(live.record.session_id, "bat_a")
+    await office.steering.retry(live.record.session_id, "bat_a")
     await when(lambda: smtp_server.count("RCPT") == 2)
     async with asyncio.timeout(5):
         while (await office.states(live)) != [FAILED]:
@@ -298,6 +299,115 @@ async def test_after_a_session_has_ended_nothing_is_asked_of_its_mailbox(
     await office.quiet()
 
     assert imap_server.count(SEARCH) == 0
+
+
+# ---- many mailboxes
+
+
+class Held:
+    """An answer that the mailbox keeps to itself until it is let go."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _: bytes) -> Reply:
+        await self.go_on.wait()
+        return NORMAL
+
+
+async def proven(office: Office, *lives: LiveBatch) -> None:
+    """Wait until all that is in them is known to be sent."""
+    async with asyncio.timeout(5):
+        for live in lives:
+            while set(await office.states(live)) != {SENT}:
+                pass
+
+
+async def test_a_mailbox_that_does_not_answer_holds_up_no_other(
+    office: Office, smtp_server: ScriptedSmtp, imap_server: ScriptedImap
+) -> None:
+    slow = await with_a_lost_reply(office, smtp_server, name="bat_a")
+    quick = await with_a_lost_reply(office, smtp_server, name="bat_b")
+    file_copy(imap_server, 0)
+    held = Held()
+    imap_server.on(SEARCH, held, NORMAL)
+
+    office.pass_by(seconds=45)
+    async with asyncio.timeout(5):
+        while [SENT] not in (states := [await office.states(each) for each in (slow, quick)]):
+            pass
+    held.go_on.set()
+    await proven(office, slow, quick)
+
+    assert sorted(states) == [[SENT], [UNCERTAIN]]
+
+
+async def test_few_mailboxes_are_asked_at_a_time_and_all_in_the_end(
+    office: Office,
+    smtp_server: ScriptedSmtp,
+    imap_server: ScriptedImap,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cbemail.outbox.reconcile.MAILBOXES", 2)
+    lives = [await with_a_lost_reply(office, smtp_server, name=f"bat_{n}") for n in range(5)]
+    file_copy(imap_server, 0)
+    held = Held()
+    imap_server.on(SEARCH, held)
+
+    office.pass_by(seconds=45)
+    await imap_server.heard(SEARCH, 2)
+    await office.quiet()
+    asked = imap_server.count(SEARCH)
+    held.go_on.set()
+    await proven(office, *lives)
+
+    assert asked == 2
+
+
+async def test_two_batches_of_a_mailbox_are_asked_for_one_after_the_other(
+    office: Office, smtp_server: ScriptedSmtp, imap_server: ScriptedImap
+) -> None:
+    first = await with_a_lost_reply(office, smtp_server, name="bat_a")
+    smtp_server.on(".", CUT)
+    second = await office.started(first.record.session_id, 1, "bat_b")
+    await when(lambda: second.count(UNCERTAIN) == 1)
+    file_copy(imap_server, 0)
+    held = Held()
+    imap_server.on(SEARCH, held)
+
+    office.pass_by(seconds=45)
+    await imap_server.heard(SEARCH)
+    office.pass_by(seconds=1)
+    await office.quiet()
+    waiting = list(office.dispatch._reconciler._due)
+    held.go_on.set()
+    await proven(office, first, second)
+
+    assert waiting == [second.number]
+
+
+async def test_a_mailbox_that_has_taken_all_its_time_is_asked_again_later(
+    tmp_path: Path,
+    smtp_server: ScriptedSmtp,
+    imap_server: ScriptedImap,
+    certificates: Certificates,
+) -> None:
+    policy = Policy(retry=SOON, reconcile=ReconcilePolicy(visit_seconds=0.5))
+    opening = (tmp_path / "store.duckdb", smtp_server, imap_server, certificates)
+    async with open_office(*opening, policy=policy, connections=1) as office:
+        await office.dispatch.start()
+        live = await with_a_lost_reply(office, smtp_server)
+        file_copy(imap_server, 0)
+        imap_server.on(SEARCH, STALL, NORMAL)
+
+        office.pass_by(seconds=45)
+        await looked(office, imap_server, 1)
+        first = await office.states(live)
+        office.pass_by(minutes=5)
+        await proven(office, live)
+
+    assert first == [UNCERTAIN]
+    assert imap_server.count(SEARCH) == 2
 
 
 # ---- a restart, and a defect

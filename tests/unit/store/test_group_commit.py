@@ -43,15 +43,8 @@ async def commits(journal: Journal) -> AsyncIterator[GroupCommit[str, str]]:
         journal.let_go.set()
 
 
-async def submit_all(
-    commits: GroupCommit[str, str], works: Sequence[str]
-) -> list[asyncio.Task[str]]:
-    """Have every one of ``works`` submitted, in order, before going on."""
-    tasks = [asyncio.create_task(commits.submit(work)) for work in works]
-    started = asyncio.Event()
-    asyncio.get_running_loop().call_soon(started.set)  # behind the first step of every task
-    await started.wait()
-    return tasks
+def submit_all(commits: GroupCommit[str, str], works: Sequence[str]) -> list["asyncio.Future[str]"]:
+    return [commits.submit(work) for work in works]
 
 
 async def test_callers_of_one_turn_share_a_transaction_and_each_gets_its_own_result(
@@ -68,10 +61,10 @@ async def test_callers_of_one_turn_share_a_transaction_and_each_gets_its_own_res
 async def test_what_comes_while_a_group_is_on_its_way_makes_up_the_next_one(
     journal: Journal, commits: GroupCommit[str, str]
 ) -> None:
-    first = await submit_all(commits, ["a"])
+    first = submit_all(commits, ["a"])
     await journal.busy.wait()
 
-    later = await submit_all(commits, ["b", "c"])
+    later = submit_all(commits, ["b", "c"])
     journal.let_go.set()
 
     assert await asyncio.gather(*first, *later) == ["A", "B", "C"]
@@ -81,7 +74,7 @@ async def test_what_comes_while_a_group_is_on_its_way_makes_up_the_next_one(
 async def test_nobody_is_told_before_the_transaction_is_done(
     journal: Journal, commits: GroupCommit[str, str]
 ) -> None:
-    [caller] = await submit_all(commits, ["a"])
+    [caller] = submit_all(commits, ["a"])
 
     await journal.busy.wait()
 
@@ -114,9 +107,9 @@ async def test_a_group_is_bounded(journal: Journal, commits: GroupCommit[str, st
 async def test_work_of_a_cancelled_caller_is_done_once_and_disturbs_nobody(
     journal: Journal, commits: GroupCommit[str, str]
 ) -> None:
-    [on_its_way] = await submit_all(commits, ["a"])
+    [on_its_way] = submit_all(commits, ["a"])
     await journal.busy.wait()
-    waiting, patient = await submit_all(commits, ["b", "c"])
+    waiting, patient = submit_all(commits, ["b", "c"])
 
     on_its_way.cancel()
     waiting.cancel()
@@ -143,9 +136,9 @@ async def test_more_than_the_disk_will_ever_take_is_refused(
     journal: Journal, commits: GroupCommit[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "WAITING_LIMIT", 2)
-    first = await submit_all(commits, ["a"])
+    first = submit_all(commits, ["a"])
     await journal.busy.wait()
-    waiting = await submit_all(commits, ["b", "c"])
+    waiting = submit_all(commits, ["b", "c"])
 
     with pytest.raises(Overloaded):
         await commits.submit("d")
@@ -158,9 +151,9 @@ async def test_more_than_the_disk_will_ever_take_is_refused(
 async def test_drained_waits_for_all_that_was_submitted(
     journal: Journal, commits: GroupCommit[str, str]
 ) -> None:
-    await submit_all(commits, ["a"])
+    submit_all(commits, ["a"])
     await journal.busy.wait()
-    callers = await submit_all(commits, ["b"])
+    callers = submit_all(commits, ["b"])
     journal.let_go.set()
 
     await commits.drained()
