@@ -23,10 +23,8 @@ from cbemail.api.outgoing import OutgoingMessage, files_own_sent
 from cbemail.errors import InvalidRequest, PayloadTooLarge
 from cbemail.mime.words import is_one_line
 from cbemail.outbox.content import MessageTemplate
-from cbemail.store.batch_records import BatchOptions, OnUncertain
+from cbemail.store.batch_records import MAX_RECIPIENTS, BatchOptions, OnUncertain
 from cbemail.store.records import SessionRecord
-
-MAX_RECIPIENTS = 500_000  # of a batch
 
 
 class OnInvalid(StrEnum):

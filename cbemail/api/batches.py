@@ -34,15 +34,14 @@ from cbemail.api.uploads import receive_form
 from cbemail.errors import UnsupportedMediaType
 from cbemail.outbox.accept import PREVIEWS, DryRun, NewBatch
 from cbemail.outbox.batch import BatchPage, BatchView
-from cbemail.outbox.outbox import IdempotencyKey
+from cbemail.outbox.idempotency import IdempotencyKey
 from cbemail.outbox.recipients import Entries, from_file, from_json
-from cbemail.store.batch_records import BatchKind, BatchState
+from cbemail.store.batch_records import BatchKind
 from cbemail.store.records import StoredResponse
 from cbemail.turns import off_the_loop
 
 MAX_JSON_MB = 128  # of a batch in JSON, which is held in memory; a file is not
 
-_ENDED = (BatchState.COMPLETED, BatchState.CANCELLED)
 _MEGABYTE = 1024 * 1024
 
 Accepted = BatchView | DryRun | StoredResponse
@@ -155,9 +154,10 @@ async def _answer(call: Call[object, Upload], accepted: Accepted) -> Response:
     seconds = preferences(call.request).wait
     if not seconds:
         return stored(_render(accepted))
-    batch = await call.services.batches.ended(call.session.id, accepted.id, seconds=seconds)
-    headers = {"Location": batch_url(batch.id), "Preference-Applied": f"wait={seconds}"}
-    return json_response(batch, 200 if batch.state in _ENDED else 202, headers)
+    watching = call.services.watching
+    progress = await watching.ended(call.session.id, accepted.id, seconds=seconds)
+    headers = {"Location": batch_url(accepted.id), "Preference-Applied": f"wait={seconds}"}
+    return json_response(progress.batch, 200 if progress.over else 202, headers)
 
 
 # ---- looking after it
@@ -188,17 +188,17 @@ async def get_batch(call: Call[object, None]) -> Response:
 
 async def pause_batch(call: Call[object, None]) -> Response:
     """Pause a batch: what is on its way to the mail server goes on, and nothing else."""
-    return json_response(await call.services.batches.pause(call.session.id, call.path("id")))
+    return json_response(await call.services.steering.pause(call.session.id, call.path("id")))
 
 
 async def resume_batch(call: Call[object, None]) -> Response:
     """Go on with a batch that is paused, whoever paused it."""
-    return json_response(await call.services.batches.resume(call.session.id, call.path("id")))
+    return json_response(await call.services.steering.resume(call.session.id, call.path("id")))
 
 
 async def cancel_batch(call: Call[object, None]) -> Response:
     """Cancel what is still queued or deferred of a batch, for good."""
-    return json_response(await call.services.batches.cancel(call.session.id, call.path("id")))
+    return json_response(await call.services.steering.cancel(call.session.id, call.path("id")))
 
 
 async def retry_batch(call: Call[object, None]) -> Response:
@@ -206,4 +206,4 @@ async def retry_batch(call: Call[object, None]) -> Response:
 
     An uncertain message may have been delivered: it then comes twice, with the same Message-ID.
     """
-    return json_response(await call.services.batches.retry(call.session.id, call.path("id")))
+    return json_response(await call.services.steering.retry(call.session.id, call.path("id")))

@@ -18,12 +18,11 @@ from cbemail.api.codec import no_content
 from cbemail.api.operation import Call
 from cbemail.api.streaming import Streamed
 from cbemail.outbox.batch import BatchView
-from cbemail.store.batch_records import BatchState
+from cbemail.outbox.watching import Progress
 
 HEARTBEAT_SECONDS = 10.0  # proxies give up on a connection that is silent for a minute, some sooner
 RETRY_MS = 2000  # after which a client whose connection ended comes back
 
-_ENDED = (BatchState.COMPLETED, BatchState.CANCELLED)
 _EVENT_ID = re.compile(r"(?P<number>[0-9]{1,15})(?P<done>-done)?", re.ASCII)
 _encode = msgspec.json.Encoder().encode
 
@@ -37,33 +36,30 @@ async def get_batch_events(call: Call[object, None]) -> Response:
     """
     last = _EVENT_ID.fullmatch(call.request.headers.get("last-event-id", "").strip())
     session_id, batch_id = call.session.id, call.path("id")
-    batches = call.services.batches
-    if last is not None and last["done"]:
-        batch = await batches.find(session_id, batch_id)
-        if batch.state in _ENDED:
-            return no_content()
-    views = batches.progress(session_id, batch_id)
+    watching = call.services.watching
+    if last is not None and last["done"] and (await watching.look(session_id, batch_id)).over:
+        return no_content()
+    steps = watching.progress(session_id, batch_id)
     first = int(last["number"]) + 1 if last is not None else 1
     headers = {"X-Accel-Buffering": "no"}  # else NGINX keeps events until it has a buffer full
-    return Streamed(events(views, first), "text/event-stream", headers)
+    return Streamed(events(steps, first), "text/event-stream", headers)
 
 
 async def events(
-    views: AsyncIterator[BatchView], number: int, *, heartbeat: float = HEARTBEAT_SECONDS
+    steps: AsyncIterator[Progress], number: int, *, heartbeat: float = HEARTBEAT_SECONDS
 ) -> AsyncGenerator[bytes, None]:
-    """The views as events, the first of them ``number``, and a comment whenever there was none for so long."""
+    """The steps as events, the first of them ``number``, and a comment whenever there was none for so long."""
     batch: BatchView | None = None
-    async with aclosing(_with_heartbeats(views, heartbeat)) as steps:
-        async for view in steps:
-            if view is None:
+    async with aclosing(_with_heartbeats(steps, heartbeat)) as beats:
+        async for step in beats:
+            if step is None:
                 yield b":\n\n"
                 continue
-            batch = view
-            ended = batch.state in _ENDED
-            name, event_id = ("done", f"{number}-done") if ended else ("progress", f"{number}")
+            batch, over = step.batch, step.over
+            name, event_id = ("done", f"{number}-done") if over else ("progress", f"{number}")
             yield _event(name, event_id, batch)
             number += 1
-            if ended:
+            if over:
                 return
     if batch is not None:
         yield _event("end", str(number), batch)
@@ -75,29 +71,29 @@ def _event(name: str, event_id: str, batch: BatchView) -> bytes:
 
 
 async def _with_heartbeats(
-    views: AsyncIterator[BatchView], seconds: float
-) -> AsyncGenerator[BatchView | None, None]:
-    """The views, and None whenever there was none for so long."""
-    step: asyncio.Future[BatchView] | None = None
+    steps: AsyncIterator[Progress], seconds: float
+) -> AsyncGenerator[Progress | None, None]:
+    """The steps, and None whenever there was none for so long."""
+    coming: asyncio.Future[Progress] | None = None
     try:
         while True:
-            step = asyncio.ensure_future(anext(views))
-            while not (await asyncio.wait({step}, timeout=seconds))[0]:
+            coming = asyncio.ensure_future(anext(steps))
+            while not (await asyncio.wait({coming}, timeout=seconds))[0]:
                 yield None
             try:
-                view = step.result()
+                step = coming.result()
             except StopAsyncIteration:
                 return
-            yield view
+            yield step
     finally:
         with CancelScope(shield=True):
-            await _close(views, step)
+            await _close(steps, coming)
 
 
-async def _close(views: AsyncIterator[BatchView], step: asyncio.Future[BatchView] | None) -> None:
-    if step is not None and not step.done():
-        step.cancel()
+async def _close(steps: AsyncIterator[Progress], coming: asyncio.Future[Progress] | None) -> None:
+    if coming is not None and not coming.done():
+        coming.cancel()
         with suppress(asyncio.CancelledError):
-            await step
-    if isinstance(views, AsyncGenerator):
-        await views.aclose()
+            await coming
+    if isinstance(steps, AsyncGenerator):
+        await steps.aclose()

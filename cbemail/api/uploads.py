@@ -12,6 +12,7 @@ import anyio.to_thread
 from msgspec import Struct
 from starlette.requests import Request
 
+from cbemail.api.bodies import LARGE
 from cbemail.api.forms import Form, Part
 from cbemail.api.operation import Upload
 from cbemail.errors import InvalidRequest, Overloaded, PayloadTooLarge, UnsupportedMediaType
@@ -113,7 +114,7 @@ async def receive_form(
         InvalidRequest, UnsupportedMediaType, PayloadTooLarge: it is no such form.
         Overloaded: there is no room for it at present.
     """
-    receiver = _Receiver(spool, session_id, batch)
+    receiver = _Receiver(upload, spool, session_id, batch)
     form = Form(request.headers.get("content-type", ""))
     try:
         async with aclosing(upload.chunks(most)) as chunks:
@@ -141,7 +142,8 @@ async def _read(form: Form, chunks: AsyncIterator[bytes], receiver: "_Receiver")
 class _Receiver:
     """Where the parts go."""
 
-    def __init__(self, spool: Path, session_id: SessionId, most: int) -> None:
+    def __init__(self, upload: Upload, spool: Path, session_id: SessionId, most: int) -> None:
+        self._upload = upload
         self._spool = spool
         self._session_id = session_id
         self._most = most
@@ -175,6 +177,8 @@ class _Receiver:
             if len(self._pending) >= WRITTEN_AT_ONCE:
                 await self._write()
         elif self._batch is not None:
+            if len(self._batch) + len(data) > LARGE:
+                await self._upload.hold(self._most)
             self._batch += data
             if len(self._batch) > self._most:
                 raise PayloadTooLarge(f"The part batch may have at most {self._most} octets.")

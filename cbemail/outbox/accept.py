@@ -21,24 +21,28 @@ from anyio import CancelScope, move_on_after
 from msgspec import Struct, structs
 
 from cbemail.clock import Clock
-from cbemail.errors import (
-    CbemailError,
-    IdempotencyConflict,
-    IdempotencyMismatch,
-    Overloaded,
-)
+from cbemail.errors import CbemailError, Overloaded
 from cbemail.ids import SessionId, new_batch_id, new_outbox_id
+from cbemail.outbox.backlog import Backlog
 from cbemail.outbox.batch import BatchView, Counts, Rejection
-from cbemail.outbox.batches import Batches
 from cbemail.outbox.content import MessageTemplate
+from cbemail.outbox.dispatch import Dispatch
+from cbemail.outbox.idempotency import IdempotencyKey, SealedAnswers, still_running
+from cbemail.outbox.live import view_of
 from cbemail.outbox.merge import Merge, RenderedMessage
-from cbemail.outbox.outbox import IdempotencyKey
 from cbemail.outbox.recipients import Entries
 from cbemail.outbox.sealing import BatchKey
-from cbemail.outbox.sieve import MAX_ROWS, Fit, Sieve, recipient_of
+from cbemail.outbox.sieve import Fit, Sieve, recipient_of
 from cbemail.outbox.staging import Staging, content_octets
+from cbemail.outbox.views import counts_of
 from cbemail.sessions.vault import Vault
-from cbemail.store.batch_records import BatchKind, BatchOptions, BatchRecord, BatchState
+from cbemail.store.batch_records import (
+    MAX_RECIPIENTS,
+    BatchKind,
+    BatchOptions,
+    BatchRecord,
+    BatchState,
+)
 from cbemail.store.batches import BatchRepository
 from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
 from cbemail.store.repository import Repository
@@ -84,14 +88,17 @@ class Acceptance:
         self,
         batches_repository: BatchRepository,
         repository: Repository,
-        batches: Batches,
+        dispatch: Dispatch,
+        backlog: Backlog,
         vault: Vault,
         clock: Clock,
     ) -> None:
         self._store = batches_repository
         self._repository = repository
-        self._batches = batches
+        self._dispatch = dispatch
+        self._backlog = backlog
         self._vault = vault
+        self._answers = SealedAnswers(vault)
         self._clock = clock
         self._running: dict[asyncio.Task[BatchView | StoredResponse], CancelScope] = {}
         self._claims: set[_Claim] = set()
@@ -110,6 +117,7 @@ class Acceptance:
             InvalidRequest: a value is wrong, nobody can be sent to, or ``reject_invalid`` and somebody cannot.
             PayloadTooLarge: it would take too much room.
             IdempotencyConflict, IdempotencyMismatch: the key is in use, or was used for another request.
+            RateLimited: the session has too much queued.
             SessionNotFound, Overloaded: nothing was accepted.
         """
         if self._draining:
@@ -126,7 +134,7 @@ class Acceptance:
         """All that `accept` would find out, and nothing accepted. Raises InvalidRequest for what is wrong with the list
         or the template."""
         merge = await _merge_of(batch)
-        sieve = Sieve(batch.entries, merge, dedupe=batch.dedupe, keep=MAX_ROWS)
+        sieve = Sieve(batch.entries, merge, dedupe=batch.dedupe, keep=MAX_RECIPIENTS)
         messages: list[RenderedMessage] = []
         async with self._turn_of(batch), aclosing(sieve.pieces()) as pieces:
             async for piece in pieces:
@@ -139,9 +147,9 @@ class Acceptance:
     async def replay(self, session_id: SessionId, key: IdempotencyKey) -> StoredResponse | None:
         """What was answered to ``key``; None where it is new. Raises IdempotencyConflict, IdempotencyMismatch."""
         if _claim(session_id, key) in self._claims:
-            raise _still_running()
+            raise still_running()
         known = await self._repository.find_idempotent(session_id, key.operation, key.key)
-        return None if known is None else _answer_again(known, key)
+        return None if known is None else self._answer_again(known, key)
 
     async def drain(self, seconds: float) -> None:
         """Accept nothing more. What is being accepted has so long to be on disk; the rest is broken off, and its callers
@@ -171,6 +179,7 @@ class Acceptance:
     async def _accept(
         self, batch: NewBatch, key: IdempotencyKey | None, render: Render
     ) -> BatchView | StoredResponse:
+        self._backlog.require_room(batch.session_id, batch.kind)
         merge = await _merge_of(batch)
         if batch.reject_invalid:
             await _require_all(batch, merge)
@@ -210,30 +219,25 @@ class Acceptance:
         state = BatchState.QUEUED if staged.send_at is None else BatchState.SCHEDULED
         record = structs.replace(staged, state=state)
         counts = {SendState.QUEUED: sieve.fit, SendState.REJECTED: sieve.unfit}
-        view = self._batches.view_of_new(record, counts, sieve.rejections)
+        view = view_of(record, counts_of(counts), sieve.rejections)
         claim, answer = None, None
         if key is not None:
-            claim = IdempotencyRecord(
-                session_id=record.session_id,
-                operation=key.operation,
-                key=key.key,
-                fingerprint=key.fingerprint,
-                outbox_id=None,
-                created_at=record.created_at,
-            )
-            answer = render(view)
+            claim = key.claim(record.session_id, record.created_at)
+            answer = self._answers.seal(record.session_id, key, render(view))
+        room = self._backlog.room(record.session_id, record.kind, sieve.fit)
         try:
-            with CancelScope(shield=True):
+            with room, CancelScope(shield=True):
                 taken = await self._store.publish(
                     record.number, state=state, key=claim, answer=answer
                 )
+                if taken is None:
+                    self._dispatch.take_up(record, counts, sieve.rejections)
         except CbemailError:
             await self._discard(record)
             raise
         if taken is not None and key is not None:  # by another process, or by a send with this key
             await self._discard(record)
-            return _answer_again(taken, key)
-        self._batches.adopt(record, counts, sieve.rejections)
+            return self._answer_again(taken, key)
         return view
 
     async def _discard(self, record: BatchRecord) -> None:
@@ -244,6 +248,12 @@ class Acceptance:
                 log.warning("%s is left to the next start to discard: %s", record.id, error.code)
 
     # ---- its turn, and its key
+
+    def _answer_again(self, known: IdempotencyRecord, key: IdempotencyKey) -> StoredResponse:
+        answer = self._answers.again(known, key)
+        if answer is None:
+            raise still_running()
+        return answer
 
     def _turn_of(self, batch: NewBatch) -> AbstractAsyncContextManager[None]:
         """Only what waits for nobody else takes one: messages may answer others, which are first read over IMAP."""
@@ -259,7 +269,7 @@ class Acceptance:
             return
         claim = _claim(session_id, key)
         if claim in self._claims:
-            raise _still_running()
+            raise still_running()
         self._claims.add(claim)
         try:
             yield
@@ -269,22 +279,6 @@ class Acceptance:
 
 def _claim(session_id: SessionId, key: IdempotencyKey) -> _Claim:
     return session_id, key.operation, key.key
-
-
-def _answer_again(known: IdempotencyRecord, key: IdempotencyKey) -> StoredResponse:
-    if known.fingerprint != key.fingerprint:
-        raise IdempotencyMismatch(
-            "This Idempotency-Key was used for another request: use a new one."
-        )
-    if known.response is None:
-        raise _still_running()
-    return known.response
-
-
-def _still_running() -> IdempotencyConflict:
-    return IdempotencyConflict(
-        "The first request with this Idempotency-Key is still running.", retry_after=1
-    )
 
 
 def _stopping() -> Overloaded:

@@ -2,12 +2,21 @@
 
 from datetime import datetime
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cbemail.store.batch_records import BatchState
 from cbemail.store.records import SendState
 
 REJECTIONS_SHOWN = 100
+WAITING = (SendState.QUEUED, SendState.DEFERRED)
+ENDED = (BatchState.COMPLETED, BatchState.CANCELLED)
+
+
+def state_in(batch: BatchState, state: SendState) -> SendState:
+    """A message's state, as its batch has it: nothing waits in one that was cancelled, though a row that was claimed
+    just then says so until it is given back."""
+    is_cancelled = batch is BatchState.CANCELLED and state in WAITING
+    return SendState.CANCELLED if is_cancelled else state
 
 
 class Counts(Struct, frozen=True):
@@ -22,6 +31,11 @@ class Counts(Struct, frozen=True):
     uncertain: int = 0
     cancelled: int = 0
     rejected: int = 0
+
+    def once_cancelled(self) -> "Counts":
+        """With their batch cancelled: what waited will not be sent (`state_in`)."""
+        cancelled = self.cancelled + self.queued + self.deferred
+        return structs.replace(self, queued=0, deferred=0, cancelled=cancelled)
 
 
 class Rejection(Struct, frozen=True):
@@ -42,7 +56,7 @@ class Rate(Struct, frozen=True):
 class BatchView(Struct, frozen=True):
     """A batch and how far it is. ``rejected`` shows the first hundred; `GET …/messages?state=rejected` all of them.
 
-    ``paused_reason`` is ``requested``, ``credentials-stale``, ``account-limit``, ``content-refused`` or
+    ``paused_reason`` is ``requested``, ``credentials-stale``, ``account-limit``, ``content-refused``, ``key-lost`` or
     ``upstream-unavailable``; with ``paused_until`` it goes on by itself.
     """
 

@@ -8,7 +8,9 @@ into `uncertain`: the message may have gone out, and is not sent again by itself
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
+from math import ceil
 
 import msgspec
 from msgspec import Struct, structs
@@ -17,9 +19,8 @@ from cbemail.clock import Clock
 from cbemail.errors import (
     CbemailError,
     CredentialsStale,
-    IdempotencyConflict,
-    IdempotencyMismatch,
     PayloadTooLarge,
+    RateLimited,
     RecipientsRejected,
     Refusal,
     SendNotFound,
@@ -27,8 +28,10 @@ from cbemail.errors import (
     UpstreamUnavailable,
 )
 from cbemail.ids import OutboxId, SessionId, new_outbox_id
-from cbemail.outbox.pacing import Upstreams
+from cbemail.outbox.idempotency import IdempotencyKey, SealedAnswers, still_running
 from cbemail.outbox.sent import Original, Saved, SentFolder
+from cbemail.outbox.upstreams import Upstreams
+from cbemail.sessions.vault import Vault, VaultError
 from cbemail.smtp.envelope import Envelope
 from cbemail.smtp.outcome import (
     Accepted,
@@ -87,14 +90,6 @@ class Submission(Struct, frozen=True):
     original: Original | None = None
 
 
-class IdempotencyKey(Struct, frozen=True):
-    """The client's key for one call, and the SHA-256 of what it asks."""
-
-    operation: str
-    key: str
-    fingerprint: bytes
-
-
 Render = Callable[[SendResult], StoredResponse]  # how the API would answer a result
 _encode = msgspec.json.Encoder().encode
 
@@ -109,6 +104,7 @@ class Outbox:
     def __init__(
         self,
         repository: Repository,
+        vault: Vault,
         smtp: SmtpPool,
         upstreams: Upstreams,
         sent: SentFolder,
@@ -118,6 +114,8 @@ class Outbox:
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._repository = repository
+        self._vault = vault
+        self._answers = SealedAnswers(vault)
         self._smtp = smtp
         self._upstreams = upstreams
         self._sent = sent
@@ -125,6 +123,7 @@ class Outbox:
         self._render = render
         self._answer_seconds = answer_seconds
         self._running: dict[OutboxId, asyncio.Task[SendResult | StoredResponse]] = {}
+        self.outcomes: Counter[SendState] = Counter()
 
     async def send(
         self, submission: Submission, key: IdempotencyKey | None = None
@@ -134,6 +133,7 @@ class Outbox:
         Raises:
             IdempotencyConflict, IdempotencyMismatch: the key is in use, or was used for another message.
             RecipientsRejected: every recipient was refused.
+            RateLimited: the provider allows the account no more today. Nothing was sent.
             CredentialsStale, UpstreamError, UpstreamUnavailable, UpstreamTimeout, Overloaded: nothing was sent.
         """
         record = OutboxRecord(
@@ -142,6 +142,7 @@ class Outbox:
             state=SendState.SENDING,
             message_id=submission.message_id,
             created_at=self._clock(),
+            recipients=len(submission.envelope.recipients),
         )
         task = asyncio.create_task(self._run(record, submission, key))
         self._running[record.id] = task
@@ -151,12 +152,17 @@ class Outbox:
             return task.result()
         return SendResult(record.id, SendState.SENDING, submission.message_id)
 
+    @property
+    def sending(self) -> int:
+        """How many messages are on their way."""
+        return len(self._running)
+
     async def find(self, session_id: SessionId, outbox_id: OutboxId) -> SendResult:
         """What became of a message this session sent."""
         record = await self._repository.find_send(session_id, outbox_id)
         if record is None:
             raise SendNotFound("This session has sent no such message.")
-        return _result_of(record)
+        return self._result_of(record)
 
     async def replay(self, session_id: SessionId, key: IdempotencyKey) -> StoredResponse | None:
         """What was answered to ``key``; None where it is new."""
@@ -172,32 +178,20 @@ class Outbox:
 
     async def _claim(self, key: IdempotencyKey, record: OutboxRecord) -> StoredResponse | None:
         """Make the key ours, in the transaction that records the message; or give the answer it already had."""
-        known = await self._repository.begin_idempotent(
-            IdempotencyRecord(
-                session_id=record.session_id,
-                operation=key.operation,
-                key=key.key,
-                fingerprint=key.fingerprint,
-                outbox_id=record.id,
-                created_at=record.created_at,
-            ),
-            record,
-        )
+        claim = key.claim(record.session_id, record.created_at, record.id)
+        known = await self._repository.begin_idempotent(claim, record)
         return await self._answer_again(known, key) if known is not None else None
 
     async def _answer_again(self, known: IdempotencyRecord, key: IdempotencyKey) -> StoredResponse:
-        if known.fingerprint != key.fingerprint:
-            raise IdempotencyMismatch(
-                "This Idempotency-Key was used for another request: use a new one."
-            )
-        if known.response is not None:
-            return known.response
+        answer = self._answers.again(known, key)
+        if answer is not None:
+            return answer
         if known.outbox_id is None or known.outbox_id in self._running:
-            raise _still_running()
+            raise still_running()
         send = await self._repository.find_send(known.session_id, known.outbox_id)
         if send is None or send.state is SendState.SENDING:
-            raise _still_running()
-        return self._render(_result_of(send))
+            raise still_running()
+        return self._render(self._result_of(send))
 
     # ---- one message
 
@@ -243,16 +237,31 @@ class Outbox:
         return result
 
     async def _submit(self, submission: Submission) -> Outcome:
-        """Hand the message to the server. A connection that was lost before the final dot has delivered nothing (RFC
+        """Hand the message to the server, if its provider is known to take it; what it does not take does not count."""
+        upstream = await self._upstreams.of(submission.session_id)
+        recipients = len(submission.envelope.recipients)
+        now = asyncio.get_running_loop().time()
+        _require_allowance(upstream.day_delay(now, recipients=recipients))
+        upstream.take(now, recipients=recipients)
+        try:
+            outcome = await self._hand_over(submission)
+        except CbemailError:
+            upstream.give_back(recipients=recipients)
+            raise
+        if isinstance(outcome, NotSent):
+            upstream.give_back(recipients=recipients)
+        if isinstance(outcome, Accepted):
+            upstream.succeeded(asyncio.get_running_loop().time())
+        return outcome
+
+    async def _hand_over(self, submission: Submission) -> Outcome:
+        """With a second try, at most. A connection that was lost before the final dot has delivered nothing (RFC
         5321 section 4.1.1.4), and one kept warm may have died unnoticed: that is tried once more."""
         async with self._smtp.lease(submission.session_id) as connection:
             outcome = await connection.submit(submission.envelope)
         if isinstance(outcome, NotSent) and outcome.reason is Interruption.LOST:
             async with self._smtp.lease(submission.session_id) as connection:
                 outcome = await connection.submit(submission.envelope)
-        if isinstance(outcome, Accepted):
-            upstream = self._upstreams.of(submission.session_id)
-            upstream.succeeded(asyncio.get_running_loop().time())
         return outcome
 
     async def _settle(
@@ -264,11 +273,12 @@ class Outbox:
         freed: tuple[SessionId, str, str] | None = None,
     ) -> None:
         """Put the outcome on disk. Should that fail, the message is still sent, and the client must hear of it."""
+        self.outcomes[result.state] += 1
         try:
             await self._repository.settle_send(
                 result.id,
                 state=result.state,
-                result=_encode(result),
+                result=self._sealed(submission, result),
                 finished_at=self._clock(),
                 answer=self._answer(submission, result, key),
                 freed=freed,
@@ -281,8 +291,9 @@ class Outbox:
     ) -> None:
         """Add where the copy is to what is already on disk, and close the key."""
         answer = self._answer(submission, result, key)
+        sealed = self._sealed(submission, result)
         try:
-            await self._repository.amend_send(result.id, result=_encode(result), answer=answer)
+            await self._repository.amend_send(result.id, result=sealed, answer=answer)
         except CbemailError as error:
             log.error("the outcome of %s could not be completed: %s", result.id, error.code)  # noqa: TRY400 - as above
 
@@ -291,8 +302,21 @@ class Outbox:
     ) -> IdempotentAnswer | None:
         if key is None:
             return None
-        response = self._render(result)
+        response = self._answers.seal(submission.session_id, key, self._render(result))
         return IdempotentAnswer(submission.session_id, key.operation, key.key, response)
+
+    def _sealed(self, submission: Submission, result: SendResult) -> bytes:
+        """The result as it is kept: it names recipients."""
+        return self._vault.seal(submission.session_id, _field(result.id), _encode(result))
+
+    def _result_of(self, record: OutboxRecord) -> SendResult:
+        if record.result is not None:
+            try:
+                known = self._vault.open(record.session_id, _field(record.id), record.result)
+                return msgspec.json.decode(known, type=SendResult)
+            except VaultError:
+                log.warning("%s does not open: has SECRET_KEY been replaced?", record.id)
+        return SendResult(record.id, record.state, record.message_id)
 
     async def _give_up(
         self, outbox_id: OutboxId, submission: Submission, key: IdempotencyKey | None
@@ -313,16 +337,17 @@ class Outbox:
             log.error("sending %s failed", outbox_id, exc_info=error)
 
 
-def _still_running() -> IdempotencyConflict:
-    return IdempotencyConflict(
-        "The first request with this Idempotency-Key is still running.", retry_after=1
-    )
+def _field(outbox_id: OutboxId) -> str:
+    return f"result {outbox_id}"
 
 
-def _result_of(record: OutboxRecord) -> SendResult:
-    if record.result is not None:
-        return msgspec.json.decode(record.result, type=SendResult)
-    return SendResult(record.id, record.state, record.message_id)
+def _require_allowance(seconds: float) -> None:
+    if seconds > 0:
+        raise RateLimited(
+            "The mail provider takes no more from this account within 24 hours; nothing was sent. "
+            "With Prefer: respond-async the message waits here until it may go.",
+            retry_after=ceil(seconds),
+        )
 
 
 # ---- outcomes

@@ -11,9 +11,9 @@ from cbemail.outbox.batch import REJECTIONS_SHOWN, Rejection
 from cbemail.outbox.content import Recipient, encode_recipient
 from cbemail.outbox.merge import Merge, MergeError
 from cbemail.outbox.recipients import Entries, Entry, Unfit
+from cbemail.store.batch_records import MAX_RECIPIENTS
 from cbemail.turns import Turn
 
-MAX_ROWS = 500_000
 MAX_RECIPIENT = 64 * 1024  # octets of what is stored of one
 _WRITTEN = 320  # characters that are shown of what was written for an address, and of what is wrong with it
 
@@ -95,9 +95,9 @@ class Sieve:
                 self.rejections.append(
                     Rejection(sifted.position, sifted.to, sifted.code, sifted.detail)
                 )
-        if self.fit + self.unfit > MAX_ROWS:
+        if self.fit + self.unfit > MAX_RECIPIENTS:
             raise InvalidRequest.at(
-                f"#/{self._list}", f"A batch takes at most {MAX_ROWS} recipients."
+                f"#/{self._list}", f"A batch takes at most {MAX_RECIPIENTS:,} recipients."
             )
         return sifted
 

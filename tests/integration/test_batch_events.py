@@ -189,7 +189,6 @@ async def test_who_watches_sees_the_counts_of_a_cancelled_batch_at_the_end(
     assert done.batch["counts"] == cancelled["counts"]
 
 
-@pytest.mark.xfail(reason="a batch is done when it is cancelled, not when it is calm (live.ended)")
 async def test_the_end_of_a_cancelled_batch_is_told_when_nothing_of_it_is_under_way(
     scripted: Mailbox, smtp_server: ScriptedSmtp
 ) -> None:

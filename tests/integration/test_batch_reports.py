@@ -370,6 +370,20 @@ async def test_the_form_is_the_one_that_is_liked_best_and_head_says_which(
     assert bool(response.content) is (method == "GET")
 
 
+async def test_for_head_no_report_is_made(scripted: Mailbox, environ: dict[str, str]) -> None:
+    batch = await merges.started(scripted, scheduled(3))
+    headers = {"Accept": PARQUET}
+    whole = await scripted.client.get(messages_of(batch), headers=headers)
+    (Path(environ["DB_PATH"]).parent / "spool").rmdir()  # now none can be
+
+    got = await scripted.client.get(messages_of(batch), headers=headers)
+    head = await scripted.client.head(messages_of(batch), headers=headers)
+
+    assert got.status_code == 503
+    assert head.status_code == 200
+    assert head.headers["content-disposition"] == whole.headers["content-disposition"]
+
+
 @pytest.mark.parametrize("path", ["", "/messages", "/events"])
 async def test_head_says_whether_there_is_such_a_batch_and_ends(
     scripted: Mailbox, other: Mailbox, path: str

@@ -181,7 +181,6 @@ async def test_cancelling_ends_what_is_under_way_and_cancels_the_rest(
     assert (ended["counts"]["sent"], ended["counts"]["cancelled"]) == (2, 1_998)
 
 
-@pytest.mark.xfail(reason="rows a courier holds are still told as queued (Batches._cancel)")
 async def test_the_answer_to_a_cancellation_has_nothing_queued(
     scripted: Mailbox, smtp_server: ScriptedSmtp, gate: Gate
 ) -> None:

@@ -16,12 +16,14 @@ from starlette.types import Message
 from cbemail.api.progress import events
 from cbemail.api.streaming import Streamed
 from cbemail.errors import BatchNotFound
-from cbemail.outbox.batch import BatchView, Counts, Rate
+from cbemail.outbox.batch import ENDED, BatchView, Counts, Rate
+from cbemail.outbox.watching import Progress
 from cbemail.store.batch_records import BatchState
 
 
-def view(state: BatchState, name: str = "x") -> BatchView:
-    return BatchView(
+def step(state: BatchState, name: str = "x", *, over: bool | None = None) -> Progress:
+    """A batch in that state; over where the state says so, unless it is still to be carried to its end."""
+    batch = BatchView(
         id="bat_1",
         name=name,
         state=state,
@@ -36,26 +38,27 @@ def view(state: BatchState, name: str = "x") -> BatchView:
         rate=Rate(),
         eta_seconds=None,
     )
+    return Progress(batch, over=state in ENDED if over is None else over)
 
 
-class Views:
-    """Views of a batch, the last of them when ``more`` is set, and whether whoever gave them was let go."""
+class Steps:
+    """A batch step by step, the last of them when ``more`` is set, and whether whoever gave them was let go."""
 
-    def __init__(self, *states: BatchState, waits: bool = False) -> None:
+    def __init__(self, *steps: BatchState | Progress, waits: bool = False) -> None:
         self.more = asyncio.Event()
         self.waiting = asyncio.Event()
         self.closed = False
-        self._states = states
+        self._steps = [each if isinstance(each, Progress) else step(each) for each in steps]
         self._waits = waits
 
-    async def given(self) -> AsyncIterator[BatchView]:
+    async def given(self) -> AsyncIterator[Progress]:
         try:
-            for state in self._states:
-                yield view(state)
+            for each in self._steps:
+                yield each
             if self._waits:
                 self.waiting.set()
                 await self.more.wait()
-                yield view(BatchState.COMPLETED)
+                yield step(BatchState.COMPLETED)
         finally:
             self.closed = True
 
@@ -67,35 +70,41 @@ def fields(event: bytes) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-async def told(views: Views, number: int = 1) -> list[tuple[str, str]]:
-    read = [fields(event) async for event in events(views.given(), number)]
+async def told(steps: Steps, number: int = 1) -> list[tuple[str, str]]:
+    read = [fields(event) async for event in events(steps.given(), number)]
     assert all(msgspec.json.decode(event["data"], type=BatchView) for event in read)
     return [(event["event"], event["id"]) for event in read]
 
 
 async def test_a_batch_is_told_of_until_it_is_done() -> None:
-    views = Views(BatchState.QUEUED, BatchState.RUNNING, BatchState.COMPLETED)
+    steps = Steps(BatchState.QUEUED, BatchState.RUNNING, BatchState.COMPLETED)
 
-    assert await told(views) == [("progress", "1"), ("progress", "2"), ("done", "3-done")]
+    assert await told(steps) == [("progress", "1"), ("progress", "2"), ("done", "3-done")]
 
 
 async def test_a_batch_that_has_ended_is_done_at_once() -> None:
-    assert await told(Views(BatchState.CANCELLED), 8) == [("done", "8-done")]
+    assert await told(Steps(BatchState.CANCELLED), 8) == [("done", "8-done")]
+
+
+async def test_a_cancelled_batch_is_not_done_before_it_is_over() -> None:
+    steps = Steps(step(BatchState.CANCELLED, over=False), BatchState.CANCELLED)
+
+    assert await told(steps) == [("progress", "1"), ("done", "2-done")]
 
 
 async def test_when_the_service_stops_the_client_is_told_to_come_back() -> None:
-    views = Views(BatchState.RUNNING)
+    steps = Steps(BatchState.RUNNING)
 
-    assert await told(views) == [("progress", "1"), ("end", "2")]
+    assert await told(steps) == [("progress", "1"), ("end", "2")]
 
 
 async def test_a_silent_batch_has_a_heartbeat() -> None:
-    views = Views(BatchState.RUNNING, waits=True)
-    stream = events(views.given(), 1, heartbeat=0)
+    steps = Steps(BatchState.RUNNING, waits=True)
+    stream = events(steps.given(), 1, heartbeat=0)
 
     first = await anext(stream)
     beats = [await anext(stream), await anext(stream)]
-    views.more.set()
+    steps.more.set()
     rest = [event async for event in stream if event != b":\n\n"]
 
     assert fields(first)["event"] == "progress"
@@ -104,8 +113,8 @@ async def test_a_silent_batch_has_a_heartbeat() -> None:
 
 
 async def test_a_name_cannot_add_an_event() -> None:
-    async def given() -> AsyncIterator[BatchView]:
-        yield view(BatchState.COMPLETED, "x\n\nevent: done\r\n\u2028")
+    async def given() -> AsyncIterator[Progress]:
+        yield step(BatchState.COMPLETED, "x\n\nevent: done\r\n\u2028")
 
     [event] = [event async for event in events(given(), 1)]
 
@@ -138,14 +147,14 @@ class Client:
         return b"".join(message.get("body", b"") for message in self.sent)
 
 
-def response(views: Views) -> Streamed:
-    return Streamed(events(views.given(), 1), "text/event-stream", {"X-Accel-Buffering": "no"})
+def response(steps: Steps) -> Streamed:
+    return Streamed(events(steps.given(), 1), "text/event-stream", {"X-Accel-Buffering": "no"})
 
 
 async def test_a_stream_has_no_length_and_an_end() -> None:
     client = Client()
 
-    await client.take(response(Views(BatchState.RUNNING, BatchState.COMPLETED)))
+    await client.take(response(Steps(BatchState.RUNNING, BatchState.COMPLETED)))
 
     headers = dict(client.sent[0]["headers"])
     assert headers == {
@@ -157,24 +166,24 @@ async def test_a_stream_has_no_length_and_an_end() -> None:
 
 
 async def test_a_head_has_the_headers_and_leaves_nothing_running() -> None:
-    views, client = Views(BatchState.RUNNING, waits=True), Client()
+    steps, client = Steps(BatchState.RUNNING, waits=True), Client()
 
-    await client.take(response(views), "HEAD")
+    await client.take(response(steps), "HEAD")
 
     assert client.body == b""
     assert len(client.sent) == 2
-    assert views.closed
+    assert steps.closed
 
 
 async def test_a_client_that_leaves_is_no_longer_told() -> None:
-    views, client = Views(BatchState.RUNNING, waits=True), Client()
+    steps, client = Steps(BatchState.RUNNING, waits=True), Client()
     with CancelScope() as hang_up:
-        taking = asyncio.create_task(_until(views.waiting, hang_up))
-        await client.take(response(views))
+        taking = asyncio.create_task(_until(steps.waiting, hang_up))
+        await client.take(response(steps))
     await taking
 
     assert hang_up.cancelled_caught
-    assert views.closed
+    assert steps.closed
     assert client.body.count(b"event: ") == 1
 
 
@@ -184,9 +193,9 @@ async def _until(event: asyncio.Event, scope: CancelScope) -> None:
 
 
 async def test_what_is_wrong_shows_before_the_first_octet() -> None:
-    async def given() -> AsyncIterator[BatchView]:
+    async def given() -> AsyncIterator[Progress]:
         raise BatchNotFound("There is no such batch.")
-        yield view(BatchState.QUEUED)
+        yield step(BatchState.QUEUED)
 
     client = Client()
 

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from cbemail.api import uploads
+from cbemail.api.bodies import LARGE, Bodies
 from cbemail.api.forms import Part
 from cbemail.api.operation import Upload
 from cbemail.api.uploads import UploadedBatch, format_of, receive_form
@@ -46,7 +47,9 @@ def request(*pieces: bytes, stays: bool = True, length: int | None = None) -> Re
 async def received(
     spool: Path, given: Request, *, most: int = 10_000_000, batch: int = 1000
 ) -> UploadedBatch:
-    return await receive_form(given, Upload(given), spool, SESSION, most=most, batch=batch)
+    return await receive_form(
+        given, Upload(given, Bodies()), spool, SESSION, most=most, batch=batch
+    )
 
 
 def octets_in(spool: Path) -> int:
@@ -216,3 +219,19 @@ def test_a_file_is_what_it_is_called(
 def test_another_kind_of_file_is_refused(content_type: str, filename: str) -> None:
     with pytest.raises(UnsupportedMediaType):
         format_of(Part("recipients", filename, content_type))
+
+
+async def test_a_large_part_that_is_held_takes_room_in_memory_and_leaves_no_file(
+    tmp_path: Path,
+) -> None:
+    bodies = Bodies(2 * LARGE, patience=0)
+    await bodies.take(LARGE)
+    head, end = BATCH.split(b"{}")
+    given = request(recipients(b"to\r\n"), head, b" " * (LARGE + 1), end, END)
+
+    with pytest.raises(Overloaded):
+        await receive_form(
+            given, Upload(given, bodies), tmp_path, SESSION, most=10 * LARGE, batch=2 * LARGE
+        )
+
+    assert left_in(tmp_path) == 0
