@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install run fmt check test unit integration bench fuzz soak cov servers lock clean
+.PHONY: help install run demo fmt check test unit integration bench fuzz soak cov servers image lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,15 +25,19 @@ run: install ## the service; a first run makes its SECRET_KEY, into .env
 	@$(BIN)/cbemail keys init
 	@exec $(BIN)/cbemail serve
 
+demo: install ## the service with a mailbox to try it on, on this machine only; PORT=8080 for another port
+	@exec $(BIN)/cbemail demo $(if $(PORT),--port $(PORT))
+
 fmt: install ## format, and fix what can be fixed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-check: install ## style, types, imports, rules of the house
+check: install ## style, types, imports, what invites attacks, rules of the house
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml cbemail
 	$(PYTEST) -q tests/test_house.py
 
 test: install servers ## every test; a missing server is a failure
@@ -49,25 +53,31 @@ bench: install servers ## measurements, as JSON
 	@.ci/install-packages wrk=wrk
 	$(PYTEST) -q -s -m bench tests/bench
 
-fuzz: install ## the properties, with a hundred times the examples
-	$(PYTEST) --hypothesis-profile=fuzz tests/property
+fuzz: install servers ## the properties with 200 times the examples, and 10,000 requests made from the OpenAPI document
+	CBEMAIL_REQUIRE_SERVERS=1 $(PYTEST) --hypothesis-profile=fuzz tests/property tests/integration/test_contract_fuzz.py
 
 soak: install servers ## a mail merge whose process is killed two hundred times; CBEMAIL_SEED repeats one
-	CBEMAIL_REQUIRE_SERVERS=1 CBEMAIL_KILLS=200 $(PYTEST) tests/integration/test_batch_crash.py
+	CBEMAIL_REQUIRE_SERVERS=1 CBEMAIL_KILLS=200 $(PYTEST) -o faulthandler_timeout=0 tests/integration/test_batch_crash.py
 
 cov: install ## the tests, and which branches they miss
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 
 servers: ## the servers the tests start, installed where missing
-	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx chromium=chromium chromedriver=chromium-driver
+	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx chromium=chromium chromedriver=chromium-driver systemd-analyze=systemd unshare=util-linux ip=iproute2
 
-lock: ## requirements.lock anew; LOCK=--upgrade for newer versions
+image: ## the image of deploy/, built and run without a container engine; needs root
+	@deploy/build-check
+
+lock: ## requirements.lock and deploy's anew; LOCK=--upgrade for newer versions
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet pip-tools; \
 	CUSTOM_COMPILE_COMMAND='make lock' "$$tools/bin/pip-compile" --quiet $(LOCK) \
 		--all-extras --build-deps-for editable --generate-hashes --strip-extras --allow-unsafe \
-		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml; \
+	CUSTOM_COMPILE_COMMAND='make lock' "$$tools/bin/pip-compile" --quiet --constraint requirements.lock \
+		--build-deps-for wheel --generate-hashes --strip-extras --allow-unsafe --no-annotate \
+		--no-emit-index-url --no-emit-find-links --output-file deploy/requirements.lock pyproject.toml
 
 clean: ## all that was made here, but for .env and the data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist *.egg-info

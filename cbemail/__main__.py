@@ -1,31 +1,39 @@
-"""The command `cbemail`: serve the API, make keys."""
+"""The command `cbemail`: serve the API, try it, check how it is set up, make keys."""
 
 import argparse
 import asyncio
 import os
 import re
+import resource
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cbemail.api.connections import Connection
 from cbemail.app import ANSWER_SECONDS, create_app
+from cbemail.check import Grade, check
 from cbemail.logs import logging_to
+from cbemail.rotation import rotate
 from cbemail.settings import Settings, SettingsError, load_environ
 from cbemail.store.database import StoreUnusable
+from cbemail.store.sealed import SealedKind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status: 2 where the configuration is wrong, 1 where anything else is."""
-    command = _parser().parse_args(arguments).run
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("run")
     try:
-        return int(command(Path.cwd()))
+        return int(command(Path.cwd(), **options))
     except SettingsError as exc:
         return _complain(exc, status=2)
     except StoreUnusable as exc:
@@ -39,13 +47,26 @@ def _parser() -> argparse.ArgumentParser:
         "serve", help="serve the API, configured by the environment and .env"
     )
     serve.set_defaults(run=_serve)
-    keys = commands.add_parser("keys", help="make values for SECRET_KEY").add_subparsers(
+    demo = commands.add_parser(
+        "demo", help="try it: the service, a mail host and a mailbox, on this machine only"
+    )
+    demo.add_argument("--port", type=_port, default=32212, help="32212 where nothing is said")
+    kept = "leave the mailbox and the store in DIR, and go on from there"
+    demo.add_argument("--keep", type=Path, metavar="DIR", help=kept)
+    demo.set_defaults(run=_demo)
+    commands.add_parser(
+        "check", help="say what is wrong or risky in how it is set up; status 1: risky, 2: wrong"
+    ).set_defaults(run=_check)
+    keys = commands.add_parser("keys", help="make and change SECRET_KEY").add_subparsers(
         required=True, metavar="what"
     )
     keys.add_parser("new", help="print a new key").set_defaults(run=_print_key)
     keys.add_parser("init", help="write a key into .env, where there is none").set_defaults(
         run=_write_key
     )
+    keys.add_parser(
+        "rotate", help="seal all that is stored with the first key; the service must be stopped"
+    ).set_defaults(run=_rotate_keys)
     return parser
 
 
@@ -56,13 +77,20 @@ def _complain(problem: Exception, *, status: int) -> int:
 
 # ---- serve
 
+FILES = 65_536  # open at once: connections of clients, and to mail servers
+
 
 def _serve(directory: Path) -> int:
-    settings = Settings.from_environ(load_environ(directory))
+    return _run_service(Settings.from_environ(load_environ(directory)))
+
+
+def _run_service(settings: Settings, listener: socket.socket | None = None) -> int:
+    """Serve until told to stop, on ``listener`` where that is open already, and give the exit status."""
     os.umask(0o077)  # whatever is written is for this user only
     # uvloop resolves names on libuv's threads, of which half may do so at once. With the usual four, two names
     # whose servers do not answer would keep every other mail host from being found.
     os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
+    _allow_many_files()
     for shutdown in (signal.SIGTERM, signal.SIGINT):
         # Having shut down, uvicorn raises the signal again, to die of it: our exit status is 0, the logs written.
         signal.signal(shutdown, lambda *_: None)
@@ -71,10 +99,19 @@ def _serve(directory: Path) -> int:
     with logging_to(sys.stdout, level=settings.log_level, style=settings.log_format):
         server = _Server(_uvicorn_config(app, settings), service.begin_drain)
         with suppress(SystemExit):  # uvicorn's, of a start that failed; the status is ours to give
-            server.run()
+            server.run([listener] if listener is not None else None)
     if app.store_unusable is not None:
         raise app.store_unusable
     return 0 if server.started else 1
+
+
+def _allow_many_files() -> None:
+    """Each connection is one. The usual soft limit of 1024 is for programs that use `select`."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        with suppress(ValueError, OSError):  # macOS takes less than what it calls its limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -83,7 +120,7 @@ def _uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,  # its records come to our handler
@@ -138,6 +175,48 @@ class _KeepStoreUnusable:
             await send({"type": f"lifespan.{phase}.failed", "message": ""})
 
 
+# ---- demo
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _demo(_: Path, *, port: int, keep: Path | None) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the service takes over
+    with suppress(KeyboardInterrupt):
+        # Imported only now, by name: what it needs is an extra, and nobody else should wait for it.
+        try:
+            demo = import_module("cbemail.demo.command")
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("cbemail"):
+                raise
+            return _complain(_MissingExtra(exc.name), status=1)
+        return int(demo.run(_run_service, port=port, keep=keep))
+    return 0
+
+
+class _MissingExtra(Exception):
+    def __init__(self, module: str | None) -> None:
+        super().__init__(
+            f"the demo needs {module}, which comes with its extra: pip install 'cbemail[demo]', or make install in a "
+            "checkout"
+        )
+
+
+# ---- check
+
+
+def _check(directory: Path) -> int:
+    worst = Grade.OK
+    for finding in check(directory):
+        sys.stdout.write(f"{finding}\n")
+        worst = max(worst, finding.grade)
+    return worst
+
+
 # ---- keys
 
 
@@ -166,6 +245,35 @@ def _write_key(directory: Path) -> int:
         raise SettingsError(f"{file} cannot be written: {exc.strerror}") from exc
     sys.stdout.write(f"a new SECRET_KEY is in {file}\n")
     return 0
+
+
+def _rotate_keys(directory: Path) -> int:
+    """Say what was done, and what still needs the old keys. Status 1 where a value opens with none of the keys."""
+    settings = Settings.from_environ(load_environ(directory))
+    done = rotate(settings.db_path, settings.secret_key)
+    for kind, rotation in done.items():
+        sys.stdout.write(
+            f"{_SEALED[kind]}: {rotation.renewed} sealed anew, {rotation.current} were already\n"
+        )
+    lost = sum(rotation.lost for rotation in done.values())
+    if lost:
+        sys.stdout.write(
+            f"{lost} values open with none of the keys: is one missing in SECRET_KEY?\n"
+        )
+        return 1
+    sys.stdout.write(
+        "Nothing in the store needs an older key. Access tokens signed with one are good until they expire "
+        f"({settings.access_token_expire_minutes} minutes); backups made before this can be read with it only.\n"
+    )
+    return 0
+
+
+_SEALED = {
+    SealedKind.CREDENTIALS: "credentials of sessions",
+    SealedKind.BATCH_KEYS: "keys of batches",
+    SealedKind.ANSWERS: "answers to idempotency keys",
+    SealedKind.RESULTS: "results of messages sent",
+}
 
 
 def _replace_private(file: Path, text: str) -> None:

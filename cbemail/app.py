@@ -19,6 +19,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from cbemail.api.docs import render_docs
+from cbemail.api.gate import Gate
+from cbemail.api.limits import Limits
+from cbemail.api.metrics import Sources, new_registry
 from cbemail.api.middleware import Front
 from cbemail.api.openapi import build_openapi
 from cbemail.api.operation import Operation, request_id_of
@@ -36,13 +40,17 @@ from cbemail.mailbox.actions import MailboxActions
 from cbemail.mailbox.cache import SummaryCache
 from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.view import MailboxView
+from cbemail.metrics import LAG_SECONDS, Distribution, RequestTally, watch_loop
 from cbemail.outbox.accept import Acceptance
+from cbemail.outbox.backlog import Backlog
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.dispatch import Dispatch, Policy
-from cbemail.outbox.limits import ProviderLimits, limits_of
+from cbemail.outbox.limits import ProviderLimits, limits_of_session
 from cbemail.outbox.outbox import Outbox
-from cbemail.outbox.pacing import Upstreams
 from cbemail.outbox.sent import SentFolder
+from cbemail.outbox.steering import Steering
+from cbemail.outbox.upstreams import Upstreams
+from cbemail.outbox.watching import Watching
 from cbemail.sessions.keys import KeyRing
 from cbemail.sessions.registry import Sessions
 from cbemail.sessions.tokens import ApiKeys, Tokens
@@ -84,7 +92,9 @@ class Service:
         )
         app.router.redirect_slashes = False
         app.state.openapi = build_openapi(OPERATIONS, version("cbemail"))
-        self._front = Front(app)
+        app.state.docs = render_docs(app.state.openapi)
+        self._tally = RequestTally()
+        self._front = Front(app, self._tally)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._front(scope, receive, send)
@@ -103,7 +113,9 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            self._services = services = await _open(self._settings, self._policy, stack)
+            self._services = services = await _open(
+                self._settings, self._policy, self._tally, stack
+            )
             stack.push_async_callback(self._drain, services)
             yield {"services": services}
 
@@ -123,7 +135,9 @@ def create_app(settings: Settings, policy: Policy | None = None) -> Service:
     return Service(settings, policy or Policy())
 
 
-async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Services:
+async def _open(
+    settings: Settings, policy: Policy, tally: RequestTally, stack: AsyncExitStack
+) -> Services:
     """Open everything, in an order in which each part may rely on those before it; ``stack`` closes in reverse."""
     database = await DuckDbDatabase.open(settings.db_path)
     stack.callback(_tell_failure, database)  # after all is closed
@@ -167,11 +181,8 @@ async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Se
         server = sessions.require(session_id).smtp
         return f"{server.host.lower()}:{server.port}"
 
-    def sending_limits(session_id: SessionId) -> ProviderLimits:
-        session = sessions.require(session_id)
-        return limits_of(session.smtp.host, session.email)
-
-    upstreams = Upstreams(sending_limits)
+    stored_batches = BatchRepository(database)
+    upstreams = Upstreams(sessions.require, limits_of_session, stored_batches, now)
     smtp = SmtpPool(
         sessions.connect_smtp,
         smtp_host,
@@ -186,8 +197,7 @@ async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Se
     directory = FolderDirectory(imap)
     cache = SummaryCache()
     sent = SentFolder(imap, directory)
-    outbox = Outbox(repository, smtp, upstreams, sent, now, render)
-    stored_batches = BatchRepository(database)
+    outbox = Outbox(repository, vault, smtp, upstreams, sent, now, render)
     dispatch = Dispatch(stored_batches, sessions, vault, smtp, upstreams, sent, now, policy)
     sessions.on_end += [
         imap.close_session,
@@ -200,10 +210,13 @@ async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Se
     uncertain = await repository.settle_interrupted_sends(now()) + await dispatch.start()
     if uncertain:
         log.warning("%d messages were interrupted, and are uncertain now", uncertain)
-    batches = Batches(stored_batches, dispatch, now)
+    batches = Batches(stored_batches, dispatch)
+    backlog = Backlog(dispatch.lives)
 
     upkeep = asyncio.create_task(_keep_up(sessions, repository, stored_batches))
     stack.push_async_callback(_stop, upkeep)
+    lag = Distribution(LAG_SECONDS)
+    stack.push_async_callback(_stop, asyncio.create_task(watch_loop(lag)))
     watch = asyncio.create_task(_exit_when_failed(database))
     stack.push_async_callback(_stop, watch)
     return Services(
@@ -215,6 +228,8 @@ async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Se
         sessions=sessions,
         tokens=tokens,
         api_keys=ApiKeys(settings.api_keys),
+        gate=Gate(settings.gate_pin, keyring, now),
+        limits=Limits(logins=settings.session_rate_limit, requests=settings.request_rate_limit),
         imap=imap,
         smtp=smtp,
         folders=MailboxFolders(imap, directory),
@@ -222,7 +237,22 @@ async def _open(settings: Settings, policy: Policy, stack: AsyncExitStack) -> Se
         actions=MailboxActions(imap, directory, now),
         outbox=outbox,
         batches=batches,
-        acceptance=Acceptance(stored_batches, repository, batches, vault, now),
+        watching=Watching(batches, dispatch),
+        steering=Steering(stored_batches, dispatch, batches, backlog, now),
+        acceptance=Acceptance(stored_batches, repository, dispatch, backlog, vault, now),
+        metrics=new_registry(
+            Sources(
+                requests=tally,
+                lag=lag,
+                sessions=sessions.count,
+                imap=imap,
+                smtp=smtp,
+                cache=cache,
+                outbox=outbox,
+                dispatch=dispatch,
+                commits=database.statistics,
+            )
+        ),
         spool=spool,
     )
 

@@ -3,8 +3,8 @@
 CbemailError                      code (public, final) · retryable · detail (safe to show)
 ├── RequestError                  the caller can fix it
 │   ├── MalformedJson · SessionRequired · InvalidRequest · PayloadTooLarge · UnsupportedMediaType
-│   └── IdempotencyConflict · IdempotencyMismatch
-├── AuthError                     Unauthenticated · TokenExpired · CredentialsRejected · HostNotAllowed
+│   └── RequestTimeout · RateLimited · IdempotencyConflict · IdempotencyMismatch
+├── AuthError                     Unauthenticated · TokenExpired · CredentialsRejected · HostNotAllowed · PinRequired
 ├── NotFound                      RouteNotFound · MethodNotAllowed · SessionNotFound · FolderNotFound
 │                                 MessageNotFound · AttachmentNotFound · SendNotFound · BatchNotFound
 ├── Conflict                      FolderExists · FolderProtected · BatchStateConflict
@@ -77,6 +77,18 @@ class UnsupportedMediaType(RequestError):
     code = "unsupported-media-type"
 
 
+class RequestTimeout(RequestError):
+    """The request did not arrive in time."""
+
+    code = "request-timeout"
+    retryable = True
+
+
+class RateLimited(RequestError):
+    code = "rate-limited"
+    retryable = True
+
+
 class IdempotencyConflict(RequestError):
     code = "idempotency-conflict"
     retryable = True
@@ -109,6 +121,12 @@ class CredentialsRejected(AuthError):
 
 class HostNotAllowed(AuthError):
     code = "host-not-allowed"
+
+
+class PinRequired(AuthError):
+    """The gate is closed to this caller."""
+
+    code = "pin-required"
 
 
 # ---- it is not there

@@ -20,6 +20,13 @@ from dotenv import dotenv_values
 IPNetwork = IPv4Network | IPv6Network
 
 
+class Rate(NamedTuple):
+    """So many times in so many seconds."""
+
+    times: int
+    seconds: int
+
+
 class SettingsError(Exception):
     """A variable that cannot be used. The message is one line: its name, and what it takes."""
 
@@ -75,9 +82,32 @@ def _network(value: str) -> IPNetwork:
         raise ValueError("addresses or networks such as 10.0.0.0/8, comma-separated") from exc
 
 
+def _proxies(value: str) -> IPNetwork:
+    network = _network(value)
+    if network.prefixlen == 0:
+        raise ValueError("addresses or networks of proxies, not all there are")
+    return network
+
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+
+def _rate(value: str) -> Rate:
+    match = re.fullmatch(r"([1-9][0-9]{0,6})/(second|minute|hour|day)", value, re.ASCII)
+    if match is None:
+        raise ValueError("a number and a time, such as 10/minute (second, minute, hour or day)")
+    return Rate(int(match[1]), _SECONDS[match[2]])
+
+
 def _api_key(value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):  # it has to travel in a header field (RFC 9110 5.5)
         raise ValueError("keys of printable ASCII without spaces, comma-separated")
+    return value
+
+
+def _pin(value: str) -> str:
+    if value and not re.fullmatch(r"[0-9]{4,12}", value, re.ASCII):
+        raise ValueError("4 to 12 digits")
     return value
 
 
@@ -157,6 +187,14 @@ class Settings:
     require_api_key: Annotated[
         bool, Variable("false", _boolean, "Whether making a session takes an API key.")
     ]
+    gate_pin: Annotated[
+        str,
+        Variable(
+            "",
+            _pin,
+            "4 to 12 digits, better 6 or more: the pages and logging in are behind a gate that asks for this PIN.",
+        ),
+    ] = field(repr=False)
     log_level: Annotated[
         str,
         Variable(
@@ -241,11 +279,21 @@ class Settings:
     session_ttl_days: Annotated[
         int, Variable("30", _integer(1, 3650), "An unused session ends after this.")
     ]
+    session_rate_limit: Annotated[
+        Rate,
+        Variable(
+            "10/minute",
+            _rate,
+            "Logins of a client address, and to a mailbox; one that fails counts twice. Ten times as many may fail at "
+            "one mail server.",
+        ),
+    ]
+    request_rate_limit: Annotated[Rate, Variable("1200/minute", _rate, "Requests of a session.")]
     trusted_proxies: Annotated[
         tuple[IPNetwork, ...],
         Variable(
             "127.0.0.1",
-            _several(_network),
+            _several(_proxies),
             "Proxies (addresses or CIDR, comma-separated) whose X-Forwarded-* is believed.",
         ),
     ]

@@ -1,5 +1,6 @@
 """Requests into structs, structs into responses; cursors and entity tags."""
 
+import asyncio
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator, Mapping
@@ -16,6 +17,7 @@ from cbemail.errors import (
     InvalidRequest,
     MalformedJson,
     PayloadTooLarge,
+    RequestTimeout,
     UnsupportedMediaType,
 )
 
@@ -46,24 +48,47 @@ def no_content() -> Response:
 
 # ---- bodies
 
+# How long a body may keep us waiting: so many seconds, and one more for so many octets that have come. Any line is
+# quicker; those who mean to hold many connections open are not.
+BODY_SECONDS = 20.0
+BODY_OCTETS_A_SECOND = 2048
 
-async def read_octets(request: Request[Any], limit: int) -> bytes:
-    """The body, at most ``limit`` octets of it, in one piece."""
-    return b"".join([chunk async for chunk in read_chunks(request, limit)])
 
-
-async def read_chunks(request: Request[Any], limit: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. It is given up once it is larger than ``limit`` octets, whatever Content-Length says."""
+def announced_length(request: Request[Any]) -> int:
+    """The octets of the body, as far as its Content-Length says; else 0."""
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
+    return int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+
+
+async def read_chunks(
+    request: Request[Any], limit: int, *, patience: float = BODY_SECONDS
+) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. It is given up once it is larger than ``limit`` octets, whatever Content-Length says.
+
+    Raises:
+        PayloadTooLarge, RequestTimeout: it is too large, or comes too slowly.
+    """
+    if announced_length(request) > limit:
         raise _too_large(limit)
+    request.scope["body_awaited"] = True
+    begun = asyncio.get_running_loop().time()
     size = 0
     async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
+        while chunk := await _next(stream, begun + patience + size / BODY_OCTETS_A_SECOND):
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
             yield chunk
+    request.scope["body_awaited"] = False
+
+
+async def _next(stream: AsyncGenerator[bytes, None], deadline: float) -> bytes:
+    """The next of the stream's chunks, of which the last is empty. One that is there already is never too late."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(stream)
+    except TimeoutError as exc:
+        raise RequestTimeout("The body of the request came too slowly.") from exc
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -10,6 +10,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "smtp": {"host": "smtp.example.org", "port": 465, "security": "tls"},
     },
     "issue_token": {"refresh_token": "your refresh token"},
+    "open_gate": {"pin": "your PIN"},
     "replace_credentials": {"password": "your new password"},
     "create_folder": {"name": "Projects/2026"},
     "change_folder": {"name": "Archive/Projects/2026"},

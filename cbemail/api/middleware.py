@@ -6,9 +6,11 @@ from time import perf_counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cbemail.errors import CbemailError
+from cbemail.api.problems import problem_response
+from cbemail.errors import CbemailError, Overloaded
 from cbemail.ids import new_request_id
 from cbemail.logs import log_request
+from cbemail.metrics import RequestTally
 from cbemail.timing import Account, open_account
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -19,15 +21,28 @@ _MAIL_HEADERS = {
 }
 
 
+REQUESTS_AT_ONCE = 2000  # over all; each may hold a body of a few MB, and a connection of the pool
+_ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")  # how busy it is must show when it is busiest
+
+
 class Front:
     """The outermost application.
 
     It gives each request its id (the client's own if it is sane, so that a log line can be found from either side),
-    counts its time, adds the headers every response has, and logs it.
+    counts its time, adds the headers every response has, and logs it. It lets only so many in at once.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tally: RequestTally | None = None,
+        *,
+        at_once: int = REQUESTS_AT_ONCE,
+    ) -> None:
         self._app = app
+        self._tally = tally or RequestTally()
+        self._at_once = at_once
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,10 +63,19 @@ class Front:
                 _add_headers(message, scope, account)
             await send(message)
 
+        self._under_way += 1
+        full = self._under_way > self._at_once and scope["path"] not in _ALWAYS_SERVED
         try:
-            await self._app(scope, receive, send_with_headers)
+            await (_refuse if full else self._app)(scope, receive, send_with_headers)
         finally:
-            _log(scope, status, perf_counter() - start, account)
+            self._under_way -= 1
+            _log(scope, status, perf_counter() - start, account, self._tally)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    error = Overloaded("The service has too many requests under way.", retry_after=1)
+    scope["problem"] = error
+    await problem_response(error, scope["request_id"])(scope, receive, send)
 
 
 def _add_headers(start: Message, scope: Scope, account: Account) -> None:
@@ -67,6 +91,9 @@ def _add_headers(start: Message, scope: Scope, account: Account) -> None:
     if b"cache-control" not in ours and not any(name == b"cache-control" for name, _ in headers):
         ours[b"cache-control"] = b"no-store"
     start["headers"] = [*headers, *ours.items()]
+    if "rate_limit" in scope:
+        quota, key = scope["rate_limit"]
+        start["headers"] += quota.fields(key)
 
 
 def server_timing(account: Account) -> str:
@@ -78,9 +105,13 @@ def server_timing(account: Account) -> str:
     return ", ".join(f"{phase};dur={seconds * 1000:.1f}" for phase, seconds in account.items())
 
 
-def _log(scope: Scope, status: int, seconds: float, account: Account) -> None:
+def _log(scope: Scope, status: int, seconds: float, account: Account, tally: RequestTally) -> None:
+    """Log the request, and count it."""
     operation = scope.get("operation")
     problem = scope.get("problem")
+    code = problem.code if isinstance(problem, CbemailError) else None
+    name = operation.name if operation is not None else "none"
+    tally.observe(name, status, seconds, account, code)
     log_request(
         request_id=scope["request_id"],
         session_id=scope.get("session_id"),
@@ -88,6 +119,6 @@ def _log(scope: Scope, status: int, seconds: float, account: Account) -> None:
         path=operation.path if operation is not None else "(no route)",
         status=status,
         seconds=seconds,
-        code=problem.code if isinstance(problem, CbemailError) else None,
+        code=code,
         account=account,
     )

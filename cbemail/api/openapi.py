@@ -16,6 +16,7 @@ from cbemail.api.operation import Access, Answer, Call, Operation
 from cbemail.api.parameters import (
     DESCRIPTIONS,
     FORM_ENCODING,
+    GATE_HEADER,
     KEY_HEADER,
     PATH_SCHEMAS,
     RESPONSE_HEADERS,
@@ -42,16 +43,19 @@ TAGS = {
     "Messages": "A message is named by its folder and its UID there. Reading changes nothing.",
     "Send": "Mail goes out over the session's own SMTP server, as the session's own address.",
     "Batch send": "Mail merge: accepted once it is on disk, sent from there, and accounted for message by message.",
+    "Pages": "For people, and the gate before them: where a PIN is set, it asks for it.",
     "Operations": "For those who run the service, and for programs that learn the API.",
 }
 
 # What any call can end in, by what it needs: the credential, the session, the body.
 _ALWAYS = (errors.InvalidRequest,)
 _CREDENTIAL = (errors.Unauthenticated, errors.TokenExpired)
+_GATE = (errors.PinRequired, errors.RateLimited)
 _BODY = (
     errors.MalformedJson,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
+    errors.RequestTimeout,
     errors.UpstreamTimeout,
 )
 
@@ -63,6 +67,7 @@ _SECURITY: dict[Access, list[Json]] = {
     Access.MAILBOX: [_BY_TOKEN, _BY_KEY],
     Access.SESSION: [_BY_TOKEN, _BY_KEY],
     Access.SERVICE: [_BY_KEY],
+    Access.OPERATOR: [_WITHOUT, _BY_KEY],
 }
 
 
@@ -227,6 +232,8 @@ def _without_null(schema: Json) -> Json:
 
 
 def _header_parameters(operation: AnyOperation) -> Iterator[Json]:
+    if operation.gated:
+        yield GATE_HEADER
     if operation.access is Access.MAILBOX:
         yield SESSION_HEADER
     yield from map(dict, operation.headers)
@@ -268,18 +275,22 @@ def possible_errors(operation: AnyOperation) -> list[type[CbemailError]]:
     kinds: list[type[CbemailError]] = [*_ALWAYS, *operation.errors]
     if operation.body is not None:
         kinds += _BODY
+    if operation.gated:
+        kinds += _GATE
     if operation.access is not Access.OPEN:
         kinds += _CREDENTIAL
     if operation.access is Access.MAILBOX:
         kinds += [errors.SessionRequired]
     if operation.access in {Access.MAILBOX, Access.SESSION}:
-        kinds += [errors.SessionNotFound]
+        kinds += [errors.SessionNotFound, errors.RateLimited]
     return kinds
 
 
 def _response(operation: AnyOperation, status: int, answer: Answer, refs: Refs) -> Json:
     names = ["X-Request-ID"]
     names += ["Server-Timing"] if operation.access is Access.MAILBOX else []
+    limited = operation.access in {Access.MAILBOX, Access.SESSION}
+    names += ["RateLimit-Policy", "RateLimit"] if limited else []
     names += ["Location"] if status == 201 or 202 in operation.answers else []
     prefers = any(header["name"] == "Prefer" for header in operation.headers)
     names += ["Preference-Applied"] if prefers else []
@@ -299,7 +310,8 @@ def _response(operation: AnyOperation, status: int, answer: Answer, refs: Refs) 
 def _problem(refs: Refs, description: str, status: int = 0) -> Json:
     names = ["X-Request-ID"]
     names += ["WWW-Authenticate"] if status == 401 else []
-    names += ["Retry-After"] if status in {503, 504} else []
+    names += ["RateLimit-Policy", "RateLimit"] if status == 429 else []
+    names += ["Retry-After"] if status in {408, 429, 503, 504} else []
     return {
         "description": description,
         "headers": _headers(names),

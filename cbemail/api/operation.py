@@ -20,17 +20,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cbemail.api import auth
+from cbemail.api.bodies import LARGE, Bodies
 from cbemail.api.codec import (
+    announced_length,
     decode_json,
     decode_query,
     read_chunks,
-    read_octets,
     require_json,
 )
 from cbemail.api.problems import problem_response
 from cbemail.api.state import Services, State
-from cbemail.errors import CbemailError, MessageNotFound, UpstreamTimeout
-from cbemail.ids import RequestId
+from cbemail.errors import CbemailError, MessageNotFound, RequestTimeout, UpstreamTimeout
+from cbemail.ids import RequestId, SessionId
 from cbemail.imap.protocol import Uid
 from cbemail.store.records import SessionRecord
 
@@ -52,6 +53,7 @@ class Access(Enum):
     MAILBOX = "a session's token, or an API key with X-Session-ID"
     SESSION = "the token of the session in the path, or an API key"
     SERVICE = "an API key"
+    OPERATOR = "an API key; where none are set, whoever calls from this machine"
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,15 +105,17 @@ class Raw(msgspec.Struct, frozen=True):
 
 
 class Upload:
-    """A body that the handler reads itself, as it comes: one too large to be held.
+    """The body of a request, as it comes. A handler that takes one of these reads it itself, at its own pace.
 
-    Only when it has read all of it is there a watch for the client hanging up; before that, reading says so.
+    What is held of a large one takes room in memory, which is given back when the request is over. Only when it has read all of it is there a watch for the client hanging up; before that, reading says so.
     """
 
-    __slots__ = ("_request", "complete")
+    __slots__ = ("_bodies", "_held", "_request", "complete")
 
-    def __init__(self, request: Request[Any]) -> None:
+    def __init__(self, request: Request[Any], bodies: Bodies) -> None:
         self._request = request
+        self._bodies = bodies
+        self._held = 0
         self.complete = asyncio.Event()
 
     async def chunks(self, limit: int) -> AsyncGenerator[bytes, None]:
@@ -122,11 +126,33 @@ class Upload:
         self.complete.set()
 
     async def octets(self, limit: int) -> bytearray:
-        """All of the body, held once: it grows where it is, rather than being joined from pieces."""
+        """All of the body, held once: it grows where it is, rather than being joined from pieces.
+
+        Raises:
+            PayloadTooLarge: it is larger than ``limit`` octets.
+            Overloaded: it is large, and others hold all the room there is for such.
+        """
+        announced = announced_length(self._request)
+        if announced <= limit:
+            await self.hold(announced)
         body = bytearray()
         async for chunk in self.chunks(limit):
+            if len(body) + len(chunk) > max(LARGE, announced):
+                await self.hold(limit)  # nobody said how large it would get
             body += chunk
         return body
+
+    async def hold(self, octets: int) -> None:
+        """Have room for so many octets of it, all at once: two that had half of it would wait for each other."""
+        if octets > LARGE and not self._held:
+            await self._bodies.take(octets)
+            self._held = octets
+
+    def release(self) -> None:
+        """Give the room back: nothing of the body is held any more."""
+        held, self._held = self._held, 0
+        if held:
+            self._bodies.give(held)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -142,11 +168,16 @@ class Answer(msgspec.Struct, frozen=True):
 _OCTETS = {Raw, Upload}  # bodies that are not decoded before the handler is called
 
 
+def _show_problem(error: CbemailError | None, request: Request[Any]) -> Response:
+    return problem_response(error, request_id_of(request.scope))
+
+
 class Operation(Generic[Q, B]):
     """An ASGI application that serves one method of one path.
 
     Args:
         endpoint: the handler.
+        gated: it is for those who have passed the gate, where there is one.
         optional_access: whose credential it looks at, where it is open to those who bring another proof.
         query: the struct of its query parameters.
         body: the struct of its JSON body, `Raw` for octets, `Upload` for a stream of them, or None.
@@ -157,6 +188,7 @@ class Operation(Generic[Q, B]):
         max_body: octets, from the services' settings.
         seconds: how long it may take; None for one that streams at the client's pace.
         prompt: it answers from memory, so that a client has no time to hang up in.
+        show_error: how its errors are shown, where that is not as problem documents only.
     """
 
     def __init__(
@@ -166,6 +198,7 @@ class Operation(Generic[Q, B]):
         endpoint: Callable[[Call[Q, B]], Awaitable[Response]],
         *,
         access: Access,
+        gated: bool = False,
         optional_access: Access | None = None,
         answers: Mapping[int, Answer],
         query: type[Q] = Nothing,  # type: ignore[assignment]  # the default of a generic argument
@@ -178,11 +211,13 @@ class Operation(Generic[Q, B]):
         max_body: Callable[[Services], int] = lambda _: SMALL_BODY,
         seconds: float | None = REQUEST_SECONDS,
         prompt: bool = False,
+        show_error: Callable[[CbemailError | None, Request[Any]], Response] = _show_problem,
     ) -> None:
         self.method = method
         self.path = path
         self.endpoint = endpoint
         self.access = access
+        self.gated = gated
         self.optional_access = optional_access
         self.answers = answers
         self.query = query
@@ -195,6 +230,7 @@ class Operation(Generic[Q, B]):
         self._max_body = max_body
         self._seconds = inf if seconds is None else seconds
         self._prompt = prompt
+        self._show_error = show_error
         self._no_query = None if _needs_some(query) else query()
         self._decoder = (
             msgspec.json.Decoder(body) if body is not None and body not in _OCTETS else None
@@ -214,15 +250,22 @@ class Operation(Generic[Q, B]):
         with CancelScope(deadline=loop.time() + self._seconds) as cancel:
             await self._serve(scope, receive, send, cancel)
         if cancel.cancelled_caught and loop.time() >= cancel.deadline:
-            too_late = UpstreamTimeout("The request took too long and was given up.", retry_after=5)
-            await self._fail(too_late, scope, receive, send)
+            await self._fail(_too_late(scope), scope, receive, send)
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, cancel: CancelScope | None
     ) -> None:
         hang_up: asyncio.Task[None] | None = None
+        admitted: SessionId | None = None
+        services: Services = scope["state"]["services"]
+        request = Request[State](scope, receive)
+        upload = Upload(request, services.bodies) if self.body is not None else None
         try:
-            call = await self._decode(Request(scope, receive))
+            session = self._authorise(request, services)
+            if session is not None:
+                services.limits.admit(session.id, scope)
+                admitted = session.id
+            call = await self._decode(request, services, session, upload)
             if cancel is not None:
                 read = call.body.complete if isinstance(call.body, Upload) else None
                 hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel, read))
@@ -238,16 +281,27 @@ class Operation(Generic[Q, B]):
         finally:
             if hang_up is not None:
                 hang_up.cancel()
+            if upload is not None:
+                upload.release()
+            if admitted is not None:
+                services.limits.leave(admitted)
 
-    async def _decode(self, request: Request[State]) -> Call[Q, B]:
-        services = request.state["services"]
-        session = self._authorise(request, services)
+    async def _decode(
+        self,
+        request: Request[State],
+        services: Services,
+        session: SessionRecord | None,
+        upload: Upload | None,
+    ) -> Call[Q, B]:
         query = self._no_query
         if query is None or request.scope["query_string"]:
             query = decode_query(request.query_params, self.query)
-        return Call(request, services, session, query, await self._read_body(request, services))
+        body = await self._read_body(request, services, upload)
+        return Call(request, services, session, query, body)
 
     def _authorise(self, request: Request[State], services: Services) -> SessionRecord | None:
+        if self.gated:
+            auth.pass_gate(request, services)
         match self.access:
             case Access.MAILBOX:
                 session = auth.session_for_mailbox(request, services)
@@ -256,19 +310,24 @@ class Operation(Generic[Q, B]):
             case Access.SERVICE:
                 auth.require_service(request, services)
                 return None
+            case Access.OPERATOR:
+                auth.require_operator(request, services)
+                return None
             case _:
                 return None
         request.scope["session_id"] = session.id
         return session
 
-    async def _read_body(self, request: Request[State], services: Services) -> B:
-        if self.body is None:
+    async def _read_body(
+        self, request: Request[State], services: Services, upload: Upload | None
+    ) -> B:
+        if self.body is None or upload is None:
             return None  # type: ignore[return-value]  # B is None then
         if self.body is Upload:
-            return Upload(request)  # type: ignore[return-value]  # B is Upload then
-        data = await read_octets(request, self._max_body(services))
+            return upload  # type: ignore[return-value]  # B is Upload then
+        data = await upload.octets(self._max_body(services))
         if self._decoder is None:
-            return Raw(data)  # type: ignore[return-value]  # B is Raw then
+            return Raw(bytes(data))  # type: ignore[return-value]  # B is Raw then
         if not data and self.body_optional:
             return self.body()
         require_json(request)
@@ -281,12 +340,19 @@ class Operation(Generic[Q, B]):
             # Half an answer is out. Ending the connection is the one way to say that the rest will not come.
             raise ConnectionAbortedError("the response could not be finished") from error
         scope["problem"] = error
-        await problem_response(error, request_id_of(scope))(scope, receive, send)
+        await self._show_error(error, Request(scope))(scope, receive, send)
 
 
 def request_id_of(scope: Scope) -> RequestId:
     """The id `middleware` gave the request."""
     return RequestId(scope["request_id"])
+
+
+def _too_late(scope: Scope) -> CbemailError:
+    """Whose fault it is that the time is up."""
+    if scope.get("body_awaited"):
+        return RequestTimeout("The body of the request was not complete in time.")
+    return UpstreamTimeout("The request took too long and was given up.", retry_after=5)
 
 
 def _needs_some(query: type[Any]) -> bool:

@@ -14,6 +14,8 @@ DESCRIPTIONS: dict[str, str] = {
     "uid": "The message's UID within its folder.",
     "path": "The folder's full path, slashes raw or as `%2F`; or its special use, such as `\\Sent`.",
     "code": "The `code` of a problem.",
+    "name": "The file's name, as the pages have it.",
+    "next": "The page to go on to: a path of this service.",
     # ---- pages
     "limit": "How many to give at most.",
     "cursor": "`next_cursor` of the page before; without it, the first page.",
@@ -54,6 +56,13 @@ SESSION_HEADER: dict[str, Any] = {
     "name": "X-Session-ID",
     "in": "header",
     "description": "The session the call is for: required with an API key, needless with a token.",
+    "required": False,
+    "schema": {"type": "string"},
+}
+GATE_HEADER: dict[str, Any] = {
+    "name": "X-Gate-PIN",
+    "in": "header",
+    "description": "The PIN, where the service is behind its gate: needless with the gate's cookie or an API key.",
     "required": False,
     "schema": {"type": "string"},
 }
@@ -120,6 +129,14 @@ RESPONSE_HEADERS: dict[str, Any] = {
         "schema": {"type": "string"},
     },
     "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}},
+    "RateLimit-Policy": {
+        "description": 'The limit that counts for the call, as `"requests";q=1200;w=60`: so many in so many seconds.',
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": 'What is left of it, as `"requests";r=1199;t=1`, and in how many seconds it is whole again.',
+        "schema": {"type": "string"},
+    },
     "Retry-After": {
         "description": "Seconds after which the same request may succeed.",
         "schema": {"type": "integer"},

@@ -14,6 +14,8 @@ from cbemail.api.batches import (
     send_batch,
 )
 from cbemail.api.bulk import Bulk, change_messages
+from cbemail.api.console import get_console
+from cbemail.api.docs import get_docs
 from cbemail.api.folders import (
     FolderChange,
     Folders,
@@ -23,6 +25,15 @@ from cbemail.api.folders import (
     create_folder,
     delete_folder,
     list_folders,
+)
+from cbemail.api.gate_page import (
+    FORM,
+    MAX_GATE_BODY,
+    GateKey,
+    GateQuery,
+    check_gate,
+    get_gate,
+    open_gate,
 )
 from cbemail.api.messages import (
     ROW_KINDS,
@@ -40,18 +51,20 @@ from cbemail.api.messages import (
     mark_message,
     move_message,
 )
+from cbemail.api.metrics import get_metrics
 from cbemail.api.openapi import get_openapi
 from cbemail.api.operation import UPLOAD_SECONDS, Access, Answer, Operation, Raw, Upload
 from cbemail.api.operations import (
     Readiness,
     Status,
-    explain_problem,
     get_health,
     get_readiness,
 )
 from cbemail.api.outgoing import OutgoingMessage, max_send_body
+from cbemail.api.page import get_asset
 from cbemail.api.parameters import LAST_EVENT_HEADER, PREFER_ASYNC_HEADER, PREFER_WAIT_HEADER
 from cbemail.api.parts import PartInFolder, get_attachment, get_raw
+from cbemail.api.problem_pages import Explanation, explain_problem, show_error
 from cbemail.api.progress import get_batch_events
 from cbemail.api.report import (
     REPORTS,
@@ -103,6 +116,8 @@ from cbemail.errors import (
     MessageNotFound,
     Overloaded,
     PayloadTooLarge,
+    PinRequired,
+    RateLimited,
     RecipientsRejected,
     RouteNotFound,
     SendNotFound,
@@ -137,7 +152,7 @@ _MAILBOX = (*_MAIL, CredentialsStale, Overloaded)
 OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its own query and body
     # ---- sessions
     Operation(
-        "POST", "/api/sessions", create_session, tag="Sessions", access=Access.OPEN,
+        "POST", "/api/sessions", create_session, tag="Sessions", access=Access.OPEN, gated=True,
         optional_access=Access.SERVICE, body=NewSession,
         answers={201: Answer("Both servers accepted the login.", CreatedSession)},
         errors=(Unauthenticated, CredentialsRejected, HostNotAllowed, *_MAIL, Overloaded),
@@ -331,12 +346,47 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
         answers={200: Answer("Ready.", Readiness), 503: Answer("Not ready.", Readiness)},
     ),
     Operation(
+        "GET", "/metrics", get_metrics, tag="Operations", prompt=True, access=Access.OPERATOR,
+        answers={
+            200: Answer("The metrics.", media_type="text/plain", also=("application/openmetrics-text",)),
+        },
+    ),
+    Operation(
         "GET", "/openapi.json", get_openapi, tag="Operations", prompt=True, access=Access.OPEN,
         answers={200: Answer("This document.", dict[str, Any])},
     ),
     Operation(
-        "GET", "/problems/{code}", explain_problem, tag="Operations", prompt=True, access=Access.OPEN,
-        answers={200: Answer("What the problem means.", media_type="text/html")},
+        "GET", "/problems/{code}", explain_problem, tag="Operations", prompt=True, access=Access.OPEN, gated=True,
+        answers={200: Answer("What the problem means.", Explanation, also=("text/html",))},
+        errors=(RouteNotFound,), show_error=show_error,
+    ),
+    # ---- pages
+    Operation(
+        "GET", "/", get_console, tag="Pages", prompt=True, access=Access.OPEN, gated=True,
+        answers={200: Answer("The page.", media_type="text/html")}, show_error=show_error,
+    ),
+    Operation(
+        "GET", "/docs", get_docs, tag="Pages", prompt=True, access=Access.OPEN, gated=True,
+        answers={200: Answer("The page.", media_type="text/html")}, show_error=show_error,
+    ),
+    Operation(
+        "GET", "/assets/{name}", get_asset, tag="Pages", prompt=True, access=Access.OPEN,
+        answers={200: Answer("The file.", media_type="*/*")},
         errors=(RouteNotFound,),
+    ),
+    Operation(
+        "GET", "/gate", get_gate, tag="Pages", prompt=True, access=Access.OPEN, query=GateQuery,
+        answers={200: Answer("The page.", media_type="text/html")}, show_error=show_error,
+    ),
+    Operation(
+        "POST", "/gate", open_gate, tag="Pages", access=Access.OPEN, query=GateQuery, body=Raw,
+        media={"application/json": GateKey, FORM: GateKey},
+        answers={204: Answer("The cookie is set."), 303: Answer("The same, for a form: go on.")},
+        errors=(PinRequired, RateLimited), max_body=lambda _: MAX_GATE_BODY, show_error=show_error,
+    ),
+    Operation(
+        "GET", "/gate/check", check_gate, tag="Pages", prompt=True, access=Access.OPEN,
+        answers={204: Answer("The gate is open to the request.")},
+        errors=(Unauthenticated,),
     ),
 )  # fmt: skip

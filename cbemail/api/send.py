@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from starlette.responses import Response
 
-from cbemail.api.codec import decode_json, json_response, media_type
+from cbemail.api.codec import announced_length, decode_json, json_response, media_type
 from cbemail.api.idempotency import key_of, replayed, stored
 from cbemail.api.inputs import due_at
 from cbemail.api.links import message_url, send_url
@@ -22,7 +22,8 @@ from cbemail.imap.protocol import DRAFT, Flag
 from cbemail.mime.address import envelope_address, needs_smtputf8
 from cbemail.outbox.accept import NewBatch
 from cbemail.outbox.batch import BatchView
-from cbemail.outbox.outbox import IdempotencyKey, SendResult, Submission
+from cbemail.outbox.idempotency import IdempotencyKey
+from cbemail.outbox.outbox import SendResult, Submission
 from cbemail.outbox.recipients import Entry, Unfit
 from cbemail.smtp.envelope import Envelope
 from cbemail.store.batch_records import BatchKind, BatchOptions
@@ -126,7 +127,7 @@ async def get_send(call: Call[object, None]) -> Response:
 async def cancel_send(call: Call[object, None]) -> Response:
     """Cancel a message that is still queued."""
     services, send_id = call.services, call.path("id")
-    cancelled = await services.batches.cancel_send(call.session.id, send_id)
+    cancelled = await services.steering.cancel_send(call.session.id, send_id)
     if cancelled is not None:
         return json_response(cancelled)
     known = await services.outbox.find(call.session.id, OutboxId(send_id))
@@ -150,8 +151,7 @@ async def _idempotency_key(call: Call[object, OutgoingMessage]) -> IdempotencyKe
     key = key_of(call.request)
     if key is None:
         return None
-    announced = call.request.headers.get("content-length", "0")
-    octets = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+    octets = announced_length(call.request)
     fingerprint = await off_the_loop(octets, lambda: sha256(_encode(call.body)).digest())
     return IdempotencyKey("POST /api/send", key, fingerprint)
 

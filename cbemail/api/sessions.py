@@ -164,7 +164,11 @@ async def create_session(call: Call[object, NewSession]) -> Response:
     email = _email(body.email)
     name = _display_name(body.name)
     login = _login(email, body)
+    by_service = services.api_keys.accepts(call.request.headers.get("x-api-key", ""))
+    stranger = None if by_service else call.request.scope
+    attempt = services.limits.begin_login(login.imap, login.smtp, stranger=stranger)
     created = await services.sessions.create(email, name, login)
+    attempt.succeed()
     session_id = created.record.id
     services.imap.adopt(session_id, created.imap)
     await services.smtp.adopt(session_id, created.smtp)
@@ -215,7 +219,9 @@ async def replace_credentials(call: Call[object, NewCredentials]) -> Response:
     session = call.session
     secret = _secret(call.body.password, call.body.oauth2)
     login = Login(session.imap, secret, session.smtp, secret)
+    attempt = call.services.limits.begin_login(session.imap, session.smtp)
     record = await call.services.sessions.replace_credentials(session.id, login)
+    attempt.succeed()
     call.services.imap.close_session(session.id)
     call.services.smtp.close_session(session.id)
     return json_response(view_of(record))
@@ -229,8 +235,12 @@ async def delete_session(call: Call[object, None]) -> Response:
 
 async def check_session(call: Call[object, None]) -> Response:
     """Log in to both servers now, and say how they answer."""
-    health = await call.services.sessions.check(call.session.id)
+    session = call.session
+    attempt = call.services.limits.begin_login(session.imap, session.smtp)
+    health = await call.services.sessions.check(session.id)
     working = health.imap.ok + health.smtp.ok
+    if working == 2:
+        attempt.succeed()
     status = ("down", "degraded", "ok")[working]
     return json_response(Health(status, health.imap, health.smtp, call.services.clock()))
 

@@ -6,7 +6,11 @@ from typing import TypedDict
 
 from anyio import CapacityLimiter
 from msgspec import Struct, field
+from prometheus_client import CollectorRegistry
 
+from cbemail.api.bodies import Bodies
+from cbemail.api.gate import Gate
+from cbemail.api.limits import Limits
 from cbemail.clock import Clock
 from cbemail.hosts import MailHosts
 from cbemail.imap.pool import ImapPool
@@ -16,6 +20,8 @@ from cbemail.mailbox.view import MailboxView
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.outbox import Outbox
+from cbemail.outbox.steering import Steering
+from cbemail.outbox.watching import Watching
 from cbemail.sessions.registry import Sessions
 from cbemail.sessions.tokens import ApiKeys, Tokens
 from cbemail.settings import Settings
@@ -38,6 +44,8 @@ class Services(Struct, frozen=True):
     sessions: Sessions
     tokens: Tokens
     api_keys: ApiKeys
+    gate: Gate
+    limits: Limits
     imap: ImapPool
     smtp: SmtpPool
     folders: MailboxFolders
@@ -45,8 +53,12 @@ class Services(Struct, frozen=True):
     actions: MailboxActions
     outbox: Outbox
     batches: Batches
+    watching: Watching
+    steering: Steering
     acceptance: Acceptance
+    metrics: CollectorRegistry
     spool: Path
+    bodies: Bodies = field(default_factory=Bodies)
     tables: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
 
 

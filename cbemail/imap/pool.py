@@ -20,6 +20,7 @@ from cbemail.imap.connection import ImapConnection
 from cbemail.imap.messages import select
 from cbemail.imap.protocol import FolderPath
 from cbemail.imap.refusals import ServerLimit
+from cbemail.metrics import WAIT_SECONDS, Distribution, PoolStatistics, timed
 from cbemail.timing import spent_on
 
 ACQUIRE_SECONDS = 10.0  # how long a request waits for its turn before it is told to come back
@@ -58,12 +59,6 @@ class _Slot(Struct, eq=False):
         return self.opening + len(self.lent) + len(self.idle)
 
 
-class PoolStatistics(Struct, frozen=True):
-    lent: int
-    idle: int
-    waiting: int
-
-
 class ImapPool:
     """Connections per session, bounded per session and in total.
 
@@ -91,11 +86,13 @@ class ImapPool:
         self._acquire_seconds = acquire_seconds
         self._slots: dict[SessionId, _Slot] = {}
         self._total = 0  # live connections, those of closed sessions included
+        self._opening = 0  # of them
         # The least recently used first. While there is one, nobody waits for the total alone.
         self._idle: OrderedDict[ImapConnection, tuple[_Slot, asyncio.TimerHandle]] = OrderedDict()
         self._queues: set[_Slot] = set()  # those with waiters
         self._numbers = count(1)
         self._closed = False
+        self.waits = Distribution(WAIT_SECONDS)
 
     @asynccontextmanager
     async def lease(
@@ -171,7 +168,7 @@ class ImapPool:
         waiter = self._enqueue(slot, came_first=came_first)
         try:
             if not waiter.turn.done():
-                with spent_on("wait"):
+                with spent_on("wait"), timed(self.waits):
                     timeout = deadline - asyncio.get_running_loop().time()
                     await asyncio.wait({waiter.turn}, timeout=timeout)
         except asyncio.CancelledError:
@@ -237,6 +234,7 @@ class ImapPool:
         if self._total >= self._total_bound:
             self._drop_idle(next(iter(self._idle)))
         slot.opening += 1
+        self._opening += 1
         self._total += 1
         return True
 
@@ -244,6 +242,7 @@ class ImapPool:
         """The connection was not opened. What the server refused to one is not tried again at once by all the others:
         they share what is open, and if nothing is, they are told the same."""
         slot.opening -= 1
+        self._opening -= 1
         self._total -= 1
         if error is not None and not slot.closed:
             self._learn_from(slot, error)
@@ -271,6 +270,7 @@ class ImapPool:
 
     def _lend_opened(self, slot: _Slot, connection: ImapConnection) -> None:
         slot.opening -= 1
+        self._opening -= 1
         slot.lent[connection] = True
 
     # ---- decisions: who waits
@@ -399,10 +399,11 @@ class ImapPool:
             self.close_session(session_id)
 
     def statistics(self) -> PoolStatistics:
-        """Counts over all sessions: connections lent or opening, idle ones, and requests that wait."""
+        """Counts over all sessions."""
         idle = len(self._idle)
+        lent = self._total - self._opening - idle
         waiting = sum(len(slot.waiters) for slot in self._queues)
-        return PoolStatistics(self._total - idle, idle, waiting)
+        return PoolStatistics(lent, idle, waiting, self._opening)
 
 
 def _has_selected(connection: ImapConnection, folder: FolderPath | None) -> bool:

@@ -6,12 +6,23 @@ In memory only, and bounded. A message is known by its session, folder, UIDVALID
 from collections import OrderedDict
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from cbemail.ids import SessionId
 from cbemail.imap.protocol import FolderPath, Uid, UidValidity
 from cbemail.mailbox.summary import Summary
 
 CACHE_OCTETS = 24 * 1024 * 1024  # of all sessions: the last page or two of some hundred busy ones
 _ROW_OCTETS = 2_000  # of a row's objects, beside its texts
+
+
+class CacheStatistics(Struct, frozen=True):
+    """What was asked for and was there, or was not; and what is kept, of which octets are an estimate."""
+
+    hits: int
+    misses: int
+    rows: int
+    octets: int
 
 
 class Shelf(NamedTuple):
@@ -28,6 +39,7 @@ class SummaryCache:
     def __init__(self, octets: int = CACHE_OCTETS) -> None:
         self._limit = octets
         self._held = 0
+        self._hits = self._misses = 0
         self._rows: OrderedDict[tuple[Shelf, Uid], tuple[Summary, int]] = OrderedDict()
         self._of_session: dict[SessionId, set[tuple[Shelf, Uid]]] = {}
 
@@ -35,7 +47,9 @@ class SummaryCache:
         """The row as it was when it was put, if it is still here."""
         entry = self._rows.get((shelf, uid))
         if entry is None:
+            self._misses += 1
             return None
+        self._hits += 1
         self._rows.move_to_end((shelf, uid))
         return entry[0]
 
@@ -50,6 +64,9 @@ class SummaryCache:
         self._held += size
         while self._held > self._limit:
             self._drop(next(iter(self._rows)))
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(self._hits, self._misses, len(self._rows), self._held)
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone, and everything of it."""

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
+from cbemail.api.connections import Connection
 from cbemail.app import create_app
 from cbemail.outbox.dispatch import Policy
 from cbemail.settings import Settings
@@ -44,13 +45,15 @@ class Mailbox:
 
 
 def environment(tmp_path: Path, ca_file: Path, **changes: str) -> dict[str, str]:
-    """A configuration under which the test servers may be used."""
+    """A configuration under which the test servers may be used, and as often as one likes."""
     return {
         "SECRET_KEY": SECRET_KEY,
         "API_KEYS": API_KEY,
         "DB_PATH": str(tmp_path / "db" / "cbemail.duckdb"),
         "ALLOW_MAIL_NETWORKS": "127.0.0.0/8",
         "MAIL_CA_FILE": str(ca_file),
+        "SESSION_RATE_LIMIT": "1000000/second",
+        "REQUEST_RATE_LIMIT": "1000000/second",
     } | changes
 
 
@@ -64,7 +67,7 @@ async def serving(environ: dict[str, str], policy: Policy | None = None) -> Asyn
         service,
         host="127.0.0.1",
         port=port,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,

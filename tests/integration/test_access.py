@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -17,7 +18,14 @@ from cbemail.api.routes import OPERATIONS
 from cbemail.sessions.keys import KeyRing
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
-from tests.integration.conftest import API_KEY, SECRET_KEY, Mailbox, credentials, logged_in
+from tests.integration.conftest import (
+    API_KEY,
+    SECRET_KEY,
+    Mailbox,
+    credentials,
+    logged_in,
+    serving,
+)
 from tests.integration.dovecot import Dovecot
 from tests.integration.postfix import Postfix
 from tests.integration.scripted import scripted_credentials
@@ -25,8 +33,14 @@ from tests.integration.scripted import scripted_credentials
 GUARDED = [operation for operation in OPERATIONS if operation.access is not Access.OPEN]
 OF_A_SESSION = [operation for operation in OPERATIONS if "/api/sessions/{id}" in operation.path]
 OF_A_MAILBOX = [operation for operation in OPERATIONS if operation.access is Access.MAILBOX]
+OF_THE_SENT = [
+    operation for operation in OF_A_MAILBOX if "{id}" in operation.path.partition("/send/")[2]
+]
+OF_SERVICES = [each for each in OPERATIONS if each.access in {Access.SERVICE, Access.OPERATOR}]
+GATED = [operation for operation in OPERATIONS if operation.gated]
 Answers = dict[str, httpx.Response]
 NOBODY = "ses_0000000000000000"
+BATCH = {"template": {"body": "For you."}, "recipients": [{"to": "ann@example.org"}]}
 
 
 async def ask_each(
@@ -83,11 +97,19 @@ async def test_a_wrong_key_opens_nothing(client: httpx.AsyncClient) -> None:
 
 
 async def test_what_is_for_services_takes_no_token(mailbox: Mailbox) -> None:
-    services = [operation for operation in GUARDED if operation.access is Access.SERVICE]
-
-    answers = await ask_each(mailbox.client, services, mailbox.session_id)
+    answers = await ask_each(mailbox.client, OF_SERVICES, mailbox.session_id)
 
     assert outcomes(answers) == dict.fromkeys(answers, (401, "unauthenticated"))
+
+
+async def test_what_is_behind_the_gate_needs_its_pin(environ: dict[str, str]) -> None:
+    async with (
+        serving(environ | {"GATE_PIN": "135790"}) as url,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        answers = await ask_each(client, GATED, NOBODY, {"Authorization": "Bearer x"})
+
+    assert outcomes(answers) == dict.fromkeys(answers, (403, "pin-required"))
 
 
 # ---- another's session
@@ -123,14 +145,44 @@ async def test_a_key_must_name_a_session_that_is_there(client: httpx.AsyncClient
 
 
 async def test_what_another_session_sent_is_not_there(mailbox: Mailbox, other: Mailbox) -> None:
-    sent = await other.post("/api/send", {"to": "ann@example.org", "body": "For Ann."})
-    assert sent.status_code == 200, sent.text
+    """All of it waits to be sent, so that its own session could stop it."""
+    later = {"send_at": (datetime.now(UTC) + timedelta(days=7)).isoformat()}
+    sent = await other.post("/api/send", {"to": "ann@example.org", "body": "For Ann."} | later)
+    batch = await other.post("/api/send/batch", BATCH | later)
+    theirs = {"/api/send/{id}": sent.json()["id"], "/api/send/batch/{id}": batch.json()["id"]}
 
-    others = await mailbox.get(f"/api/send/{sent.json()['id']}")
-    nobodys = await mailbox.get("/api/send/msg_0000")
+    for operation in OF_THE_SENT:
+        start = operation.path.partition("}")[0] + "}"
+        others, nobodys = [
+            await mailbox.client.request(operation.method, operation.path.replace("{id}", each))
+            for each in (theirs[start], theirs[start][:4] + "0000")
+        ]
 
-    assert others.status_code == nobodys.status_code == 404
-    assert without_id(others) == without_id(nobodys)
+        assert others.status_code == nobodys.status_code == 404, operation.name
+        assert without_id(others) == without_id(nobodys)
+    for path, each in theirs.items():
+        assert (await other.get(path.replace("{id}", each))).json()["state"] == "queued"
+
+
+async def test_what_another_session_has_is_in_no_list(mailbox: Mailbox, other: Mailbox) -> None:
+    await other.post("/api/send/batch", BATCH)
+
+    assert (await mailbox.get("/api/send/batch")).json()["batches"] == []
+    assert len((await other.get("/api/send/batch")).json()["batches"]) == 1
+
+
+async def test_the_same_idempotency_key_of_another_session_is_another(
+    mailbox: Mailbox, other: Mailbox
+) -> None:
+    letter = {"to": "ann@example.org", "body": "For Ann."}
+    key = {"Idempotency-Key": "letter-7"}
+
+    others = await other.client.post("/api/send", json=letter, headers=key)
+    own = await mailbox.client.post("/api/send", json=letter, headers=key)
+
+    assert others.status_code == own.status_code == 200
+    assert "idempotency-replayed" not in own.headers
+    assert own.json()["id"] != others.json()["id"]
 
 
 async def test_a_refresh_token_is_good_for_its_own_session_only(

@@ -160,7 +160,7 @@ async def test_every_problem_leads_to_what_it_means(client: httpx.AsyncClient) -
 
         assert response.status_code == 200, code
         assert response.headers["content-type"].startswith("text/html")
-        assert response.headers["content-security-policy"] == "default-src 'none'"
+        assert response.headers["content-security-policy"].startswith("default-src 'none'; ")
         assert code in response.text
 
 
@@ -307,7 +307,7 @@ async def test_every_unknown_field_and_parameter_is_refused(mailbox: Mailbox) ->
     for operation in OPERATIONS:
         path = operation.path.replace("{path:path}", "INBOX").replace("{uid}", "1")
         path = path.replace("/sessions/{id}", f"/sessions/{mailbox.session_id}")
-        if operation.access is Access.SERVICE:
+        if operation.access in {Access.SERVICE, Access.OPERATOR}:
             continue
         response = await mailbox.client.request(
             operation.method, path.replace("{id}", "1"), params={"no_such_parameter": "1"}

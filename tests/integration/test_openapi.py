@@ -118,11 +118,17 @@ async def a_day_of_use(
     """Every call there is, with arguments that make it succeed."""
     for path in ("/healthz", "/readyz", "/openapi.json", "/problems/not-found"):
         yield await client.get(path)
+    for path in ("/", "/docs", "/gate", "/gate/check"):
+        yield await client.get(path)
+    stylesheet = re.search(r'"(/assets/[^"]+[.]css)"', (await client.get("/")).text)
+    yield await client.get(stylesheet[1] if stylesheet else "")
+    yield await client.post("/gate", json={"pin": "1234"})
     yield await client.get("/api/discover", params={"email": "joe@gmail.com"})
     body = credentials(mailbox.user, dovecot, postfix.smtps_port)
     created = await client.post("/api/sessions", json=body)
     yield created
     session, key = f"/api/sessions/{created.json()['session_id']}", {"X-API-Key": API_KEY}
+    yield await client.get("/metrics", headers=key)
     yield await client.get("/api/sessions", headers=key)
     yield await client.get(session, headers=key)
     yield await client.get(session + "/health", headers=key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.integration.scripted import scripted_credentials
 
 PASSWORD = "hunter2-Canary"
 ACCESS_TOKEN = "ya29.canary-0123456789"
+PIN = "740281953366"
 ECHO = f"535 5.7.8 {PASSWORD} and {ACCESS_TOKEN}".encode()
 
 
@@ -32,9 +34,10 @@ def database(tmp_path: Path) -> Path:
 @pytest.fixture
 async def client(tmp_path: Path, certificates: Certificates) -> AsyncIterator[httpx.AsyncClient]:
     async with (
-        serving(environment(tmp_path, certificates.ca_file)) as url,
+        serving(environment(tmp_path, certificates.ca_file, GATE_PIN=PIN)) as url,
         httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
     ):
+        client.headers["X-Gate-PIN"] = PIN
         yield client
 
 
@@ -87,9 +90,10 @@ async def test_a_refused_secret_is_in_no_log_and_no_answer(
         answers.append(await client.post("/api/sessions", content=f'{{"password": "{PASSWORD}"'))
 
     assert {answer.status_code for answer in answers} <= {400, 401, 415, 422, 502}
-    assert found([PASSWORD, ACCESS_TOKEN], b"".join(answer.content for answer in answers)) == []
+    secrets = [PASSWORD, ACCESS_TOKEN, PIN]
+    assert found(secrets, b"".join(answer.content for answer in answers)) == []
     assert "/api/sessions" in log.getvalue()
-    assert found([PASSWORD, ACCESS_TOKEN], log.getvalue().encode()) == []
+    assert found(secrets, log.getvalue().encode()) == []
 
 
 async def test_no_call_tells_a_secret_that_the_service_has(
@@ -107,12 +111,34 @@ async def test_no_call_tells_a_secret_that_the_service_has(
         running = octets_in(database)
 
     token, refresh_token = created["token"], created["refresh_token"]
-    secrets = [PASSWORD, API_KEY, SECRET_KEY, token, refresh_token]
+    secrets = [PASSWORD, API_KEY, SECRET_KEY, PIN, token, refresh_token]
     assert len(answers) == 2 * len(OPERATIONS)
+    assert any(b"cbemail_requests_total" in answer.content for answer in answers)
     assert not [answer for answer in answers if found(secrets, answer.content)]
     assert found(secrets, log.getvalue().encode()) == []
     assert found(secrets, running) == []
     assert created["session_id"].encode() in running, "or nothing was looked at"
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+async def test_whatever_a_client_or_a_server_says_a_log_line_is_one_line(
+    client: httpx.AsyncClient, imap_server: ScriptedImap, smtp_server: ScriptedSmtp, style: str
+) -> None:
+    forged = '{"time":"now","level":"error","logger":"cbemail","message":"forged"}'
+    imap_server.on("LOGIN", b"{tag} NO \x1b[31m" + forged.encode() + b"\r\n")
+    body = scripted_credentials(imap_server, smtp_server) | {"email": f"joe@example.org\n{forged}"}
+    headers = {"User-Agent": f"x\t{forged}", "X-Request-ID": f"x {forged}"}
+
+    with everything_logged(style) as log:
+        await client.post("/api/sessions", json=body, headers=headers)
+        await client.post("/api/sessions", json=body | {"email": "joe@example.org"})
+        await client.get("/%0A" + forged, headers=headers)
+
+    lines = log.getvalue().splitlines()
+    assert len(lines) >= 3
+    assert not [line for line in lines if "\x1b" in line or line.startswith(forged)]
+    if style == "json":
+        assert "forged" not in {json.loads(line)["message"] for line in lines}
 
 
 async def every_call(

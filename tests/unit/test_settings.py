@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from cbemail.settings import Settings, SettingsError, load_environ
+from cbemail.settings import Rate, Settings, SettingsError, load_environ
 
 KEY = "kR7x_Qm2vT9-bW4zLp8sYd3nFg6hJc1aUe5iXo0"
 OTHER_KEY = "pL0w_Zk8cB3-rN6yHq1fVt5mSj9gDx2eAu7iKo4"
@@ -60,6 +60,10 @@ def test_every_default_is_within_its_own_bounds():
         ("ALLOW_MAIL_NETWORKS", "10.0.0.0/8,::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),
         ("ALLOW_MAIL_PORTS", "993 , 465", (993, 465)),
         ("IMAP_IDLE_SECONDS", "0", 0),
+        ("SESSION_RATE_LIMIT", "10/minute", Rate(10, 60)),
+        ("REQUEST_RATE_LIMIT", "1/day", Rate(1, 86_400)),
+        ("TRUSTED_PROXIES", "10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
+        ("GATE_PIN", "0123", "0123"),
     ],
 )
 def test_a_value_is_read_as_what_it_means(name: str, text: str, value: object):
@@ -83,6 +87,12 @@ def test_a_value_is_read_as_what_it_means(name: str, text: str, value: object):
         ("ALLOW_MAIL_NETWORKS", "localhost", "addresses or networks"),
         ("ALLOW_MAIL_PORTS", "993,imap", "a whole number"),
         ("TRUSTED_PROXIES", "*", "addresses or networks"),
+        ("TRUSTED_PROXIES", "0.0.0.0/0", "addresses or networks of proxies"),
+        ("TRUSTED_PROXIES", "10.0.0.1,::/0", "addresses or networks of proxies"),
+        ("SESSION_RATE_LIMIT", "0/minute", "a number and a time"),
+        ("SESSION_RATE_LIMIT", "10/fortnight", "a number and a time"),
+        ("REQUEST_RATE_LIMIT", "1200", "a number and a time"),
+        ("REQUEST_RATE_LIMIT", "10000000/second", "a number and a time"),
         ("MAIL_CA_FILE", "/nowhere/ca.pem", "a readable file of CA certificates"),
     ],
 )
@@ -131,7 +141,12 @@ def test_several_secret_keys_are_kept_newest_first():
 
 @pytest.mark.parametrize(
     "environ",
-    [{"SECRET_KEY": KEY[:20]}, {"API_KEYS": KEY + "\u00e9"}, {"API_KEYS": f"two words, {KEY}"}],
+    [
+        {"SECRET_KEY": KEY[:20]},
+        {"API_KEYS": KEY + "\u00e9"},
+        {"API_KEYS": f"two words, {KEY}"},
+        {"GATE_PIN": KEY[:20]},
+    ],
 )
 def test_a_refused_secret_is_not_shown(environ: dict[str, str]):
     with pytest.raises(SettingsError) as refusal:
@@ -140,11 +155,18 @@ def test_a_refused_secret_is_not_shown(environ: dict[str, str]):
     assert KEY[:20] not in str(refusal.value)
 
 
+@pytest.mark.parametrize("pin", ["123", "1234567890123", "12 34", "\u0661\u0662\u0663\u0664"])
+def test_a_pin_is_of_4_to_12_digits(pin: str):
+    with pytest.raises(SettingsError, match="GATE_PIN takes 4 to 12 digits"):
+        settings(GATE_PIN=pin)
+
+
 def test_settings_do_not_show_secrets():
-    shown = repr(settings(API_KEYS="service-key-0123456789"))
+    shown = repr(settings(API_KEYS="service-key-0123456789", GATE_PIN="740281953366"))
 
     assert KEY not in shown
     assert "service-key" not in shown
+    assert "740281953366" not in shown
     assert "port=32212" in shown
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from anyio.lowlevel import checkpoint
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from cbemail.api.bodies import LARGE, Bodies
 from cbemail.api.middleware import Front
 from cbemail.api.operation import Access, Call, Operation, Upload
 from cbemail.errors import FolderNotFound, MessageNotFound
@@ -30,6 +32,7 @@ class Exchange:
         self._path = path
         self._left = asyncio.Event()
         self._asked = False
+        self.bodies = Bodies(2 * LARGE, patience=0)
         self.sent: list[Message] = []
 
     async def run(self) -> None:
@@ -40,7 +43,7 @@ class Exchange:
             "headers": [],
             "query_string": b"",
             "path_params": self._path,
-            "state": {"services": None},
+            "state": {"services": SimpleNamespace(bodies=self.bodies)},
         }
         await Front(self._operation)(scope, self._receive, self._send)
 
@@ -222,6 +225,25 @@ async def test_a_large_body_is_given_up_once_it_is_too_large() -> None:
     await exchange.run()
 
     assert (exchange.status, exchange.problem["code"]) == (413, "payload-too-large")
+
+
+@pytest.mark.parametrize("failure", [None, MessageNotFound("None."), ValueError("ours")])
+async def test_the_room_of_a_body_is_given_back_when_its_call_is_over(
+    failure: Exception | None,
+) -> None:
+    async def handler(call: Call[object, Upload]) -> Response:
+        await call.body.octets(2 * LARGE)
+        if failure is not None:
+            raise failure
+        return Response()
+
+    exchange = Sending(handler)
+    exchange._asked = True
+    exchange._pieces = [b"x" * LARGE] * 2
+
+    await exchange.run()
+
+    await exchange.bodies.take(2 * LARGE)
 
 
 async def test_a_client_that_leaves_when_its_body_is_read_ends_its_call() -> None:

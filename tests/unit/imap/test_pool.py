@@ -20,10 +20,11 @@ from cbemail.ids import SessionId
 from cbemail.imap import pool as module
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.messages import append, fetch, fetch_command, store_flags
-from cbemail.imap.pool import ImapPool, PoolStatistics
+from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import DELETED, INBOX, FolderPath, Uid, UidSet
 from cbemail.imap.refusals import ServerLimit
 from cbemail.imap.wire import Command
+from cbemail.metrics import PoolStatistics
 from cbemail.timing import open_account
 from tests.fakes.script import CUT, NORMAL, STALL
 from tests.fakes.scripted_imap import ScriptedImap
