@@ -47,6 +47,7 @@ class Browser:
         for flag in (*_FLAGS, f"--user-data-dir={directory}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        options.accept_insecure_certs = True  # of the tests' own authority
         if not scripts:
             no_scripts = {"profile.managed_default_content_settings.javascript": 2}
             options.add_experimental_option("prefs", no_scripts)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from cbemail.api.auth import GATE_COOKIE
 from cbemail.api.gate import Gate
 from cbemail.clock import now
 from cbemail.sessions.keys import KeyRing
 from tests.certificates import Certificates
+from tests.integration.browser import Browser
 from tests.integration.conftest import API_KEY, SECRET_KEY, environment
 from tests.integration.front import Front, spoken
 
@@ -156,3 +160,29 @@ async def test_a_pass_opens_the_gate(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs", headers={"Cookie": f"{GATE_COOKIE}={cookie}"})
 
     assert answer.status_code == 200
+
+
+# ---- with a real browser
+
+
+def pass_in_chromium(url: str, profile: Path) -> list[dict[str, Any]]:
+    """From a guarded page over the form to that page; what cookies that leaves."""
+    with Browser.running(profile) as browser:
+        browser.driver.get(url + "/docs")
+        led_to = browser.path
+        browser.one("#pin").send_keys(PIN + Keys.ENTER)
+        browser.until(lambda: browser.path == "/docs")
+
+        assert led_to == "/gate?next=/docs"
+        assert browser.one("h1").text
+        cookies: list[dict[str, Any]] = browser.driver.get_cookies()
+        return cookies
+
+
+async def test_chromium_passes_the_gate_over_tls_and_comes_where_it_wanted_to(
+    front: Front, tmp_path: Path
+) -> None:
+    [cookie] = await asyncio.to_thread(pass_in_chromium, front.url, tmp_path / "profile")
+
+    assert cookie["name"] == GATE_COOKIE
+    assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
