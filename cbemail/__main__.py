@@ -193,17 +193,16 @@ def _demo(_: Path, *, port: int, keep: Path | None) -> int:
         except ModuleNotFoundError as exc:
             if (exc.name or "").startswith("cbemail"):
                 raise
-            return _complain(_MissingExtra(exc.name), status=1)
+            sys.stderr.write(_MISSING_EXTRA.format(module=exc.name))
+            return 1
         return int(demo.run(_run_service, port=port, keep=keep))
     return 0
 
 
-class _MissingExtra(Exception):
-    def __init__(self, module: str | None) -> None:
-        super().__init__(
-            f"the demo needs {module}, which comes with its extra: pip install 'cbemail[demo]', or make install in a "
-            "checkout"
-        )
+_MISSING_EXTRA = (
+    "cbemail: the demo needs {module}, which comes with its extra: pip install 'cbemail[demo]', or make install in a "
+    "checkout\n"
+)
 
 
 # ---- check
