@@ -153,9 +153,21 @@ def decode_query(params: QueryParams, kind: type[T]) -> T:
     if len(values) != len(params.multi_items()):
         raise InvalidRequest("A query parameter is given more than once.")
     try:
-        return msgspec.convert(values, kind, strict=False)
+        query = msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
+    _refuse_null(values, query)
+    return query
+
+
+def _refuse_null(values: dict[str, str], query: Any) -> None:  # noqa: ANN401 - any struct
+    """A filter of which `null` is given would count for nothing: msgspec takes the word, in any case, for None."""
+    if "null" not in map(str.lower, values.values()):
+        return
+    for field in msgspec.structs.fields(query):
+        if field.encode_name in values and getattr(query, field.name) is None:
+            detail = "The word null is no value here: leave the parameter out."
+            raise InvalidRequest.at(f"#/{field.encode_name}", detail)
 
 
 # ---- cursors and entity tags

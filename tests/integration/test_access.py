@@ -161,7 +161,8 @@ async def test_what_another_session_sent_is_not_there(mailbox: Mailbox, other: M
         assert others.status_code == nobodys.status_code == 404, operation.name
         assert without_id(others) == without_id(nobodys)
     for path, each in theirs.items():
-        assert (await other.get(path.replace("{id}", each))).json()["state"] in {"queued", "scheduled"}
+        state = (await other.get(path.replace("{id}", each))).json()["state"]
+        assert state in {"queued", "scheduled"}
 
 
 async def test_what_another_session_has_is_in_no_list(mailbox: Mailbox, other: Mailbox) -> None:

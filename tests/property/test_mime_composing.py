@@ -86,6 +86,41 @@ def test_an_address_that_is_accepted_is_exactly_the_one_given(address: str, addi
     assert not set(envelope_address(accepted.address)) & set(' \t\r\n<>,;:()[]"\\\0')
 
 
+# What means something to a reader of addresses, and whole addresses among it.
+PIECES = [
+    "<",
+    ">",
+    '"',
+    "\\",
+    "(",
+    ")",
+    ",",
+    ";",
+    ":",
+    "@",
+    " ",
+    "a",
+    "ü",
+    "\0",
+    "\r\n",
+    "=?utf-8?q?",
+]
+WRITTEN = st.lists(st.sampled_from(PIECES) | ADDRESS | ADDRESS.map("<{}>".format), max_size=8)
+
+
+@given(WRITTEN.map("".join))
+def test_whatever_is_written_for_an_address_is_one_to_every_reader_or_refused(text: str):
+    try:
+        accepted = parse_address(text)
+    except ValueError:
+        return
+
+    field = encode_addresses("To", [accepted])
+
+    read = read_addresses(field.removesuffix(b"\r\n").replace(b"\r\n", b"").removeprefix(b"To:"))
+    assert read == [Address(accepted.name, envelope_address(accepted.address))]
+
+
 FILE = st.builds(
     Attachment,
     filename=LINE.map(lambda name: name[:60] + ".bin"),

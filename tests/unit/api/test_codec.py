@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from contextlib import suppress
 from typing import Any
 
@@ -159,6 +160,23 @@ def test_a_wrong_query_is_pointed_at(query: str, pointer: str) -> None:
     assert [error.pointer for error in wrong.value.errors] == [pointer]
 
 
+class Filter(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    flagged: bool | None = None
+    from_: str | None = None
+
+
+@pytest.mark.parametrize("word", ["null", "NULL", "Null"])
+def test_a_filter_of_null_is_refused_rather_than_left_out(word: str) -> None:
+    with pytest.raises(InvalidRequest) as wrong:
+        decode_query(QueryParams({"flagged": word, "from": "joe"}), Filter)
+
+    assert [error.pointer for error in wrong.value.errors] == ["#/flagged"]
+
+
+def test_null_is_a_word_like_any_other_where_there_is_text() -> None:
+    assert decode_query(QueryParams("from=null"), Filter) == Filter(from_="null")
+
+
 def test_a_parameter_given_twice_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="more than once"):
         decode_query(QueryParams("name=a&name=a"), Item)
@@ -176,7 +194,12 @@ def test_a_cursor_gives_back_what_was_put_in(item: Item) -> None:
     assert "=" not in cursor
 
 
-@given(st.text())
+FORGED = st.binary(max_size=60) | st.sampled_from(
+    [b"[" * 100_000, b'{"amount": "x"}', b'{"amount": 1e999}', b'{"name": "\\ud800"}', b"null"]
+)
+
+
+@given(st.text() | FORGED.map(urlsafe_b64encode).map(bytes.decode))
 def test_whatever_a_client_sends_for_a_cursor_is_its_own_mistake_at_most(cursor: str) -> None:
     with suppress(InvalidRequest):
         assert isinstance(decode_cursor(cursor, Item), Item)
