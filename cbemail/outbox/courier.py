@@ -24,7 +24,7 @@ from cbemail.outbox.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
-SUSPECT = 3  # claims without an outcome: then a row goes with few others, since it may be what stops us
+SUSPECT = 3  # times its making has begun, and nothing came of it: then a row goes with few others, since it may be what stops us
 POISON = 7  # and then it has failed: by then it went alone, twice
 RECONNECT_SECONDS = 2.0  # after a connection that could not be had; the circuit knows when to stop
 DEFECT_SECONDS = 5.0  # after a sender failed by a defect of ours
@@ -109,9 +109,11 @@ class Courier:
             batch.number, now=now, held=list(batch.held), limit=limit, suspects=SUSPECT
         )
         batch.take(rows)
-        self._supply.add(row for row in rows if row.claims <= POISON)
+        self._supply.add_claimed([row for row in rows if row.claims < POISON])
+        if self._sender.is_making and self._supply.may_begin:
+            await self._sender.count_claims()  # now, so that no sender has to wait for it
         for row in rows:
-            if row.claims > POISON:
+            if row.claims >= POISON:
                 self._sender.fail(row, "The service stopped each time it came to this message.")
         if len(rows) < limit:
             await self._look_ahead(now, found=bool(rows))

@@ -6,6 +6,7 @@
 from collections import deque
 from collections.abc import Iterable
 from itertools import accumulate
+from time import monotonic
 
 from cbemail.outbox.limits import ProviderLimits
 
@@ -128,6 +129,41 @@ class Allowance:
             self._taken -= self._hours.popleft()[1]
 
 
+class Early:
+    """Whether an account's server takes a message that begins in the same write as the one before ends.
+
+    Found out with one message at a time: a server that loses what comes behind a final dot costs a timeout.
+    """
+
+    _PATIENCE = 15.0  # seconds for the answer to a try; one that never came is tried again
+
+    def __init__(self) -> None:
+        self._knows: bool | None = None
+        self._tried_at = float("-inf")
+
+    @property
+    def may_try(self) -> bool:
+        if self._knows is None:
+            return monotonic() - self._tried_at > self._PATIENCE
+        return self._knows
+
+    @property
+    def is_refused(self) -> bool:
+        return self._knows is False
+
+    def trying(self) -> None:
+        if self._knows is None:
+            self._tried_at = monotonic()
+
+    def known(self) -> None:
+        if self._knows is None:
+            self._knows = True
+
+    def refused(self) -> None:
+        """From now on one message goes after the other."""
+        self._knows = False
+
+
 class Upstream:
     """One account at its mail server, whatever sends for it: how many connections, how fast, and whether at all.
 
@@ -142,6 +178,7 @@ class Upstream:
         self._concurrency = Concurrency(limits.connections)
         self._rate = None if limits.per_minute is None else TokenBucket(limits.per_minute)
         self._day = day
+        self.early = Early()
         self._held_until = float("-inf")
         self._throttled_until = float("-inf")
         self._next_hold = FIRST_HOLD
@@ -179,7 +216,8 @@ class Upstream:
 
     def is_forgettable(self, now: float) -> bool:
         """Nothing that was heard or counted holds a message back any more."""
-        return self.delay(now) <= 0 and (self._day is None or self._day.is_whole(now))
+        nothing_counted = self._day is None or self._day.is_whole(now)
+        return self.delay(now) <= 0 and nothing_counted and not self.early.is_refused
 
     def succeeded(self, now: float) -> bool:
         """The server took a message; is there one connection more to be had now?"""

@@ -124,6 +124,8 @@ def rule(
                 for row, address in zip(rows, recipients, strict=True)
             ]
             return Ruling(events, _notice(refused) or Notice.GOOD)
+        case Refused(_, Phase.MAIL, reply) if was_idle and _has_had_enough(reply):
+            return Ruling([put_back(terms.batch, row) for row in rows], Notice.NONE)
         case Refused(refused, _, _):
             refusals = {each.address: each for each in refused}
             events = [
@@ -225,6 +227,11 @@ def _notice(refused: Iterable[RefusedRecipient], outcome: Refused | None = None)
     if Verdict.THROTTLED in verdicts or any(_asks_for_less(reply) for reply in replies):
         return Notice.THROTTLED
     return Notice.CONTENT if Verdict.CONTENT_REFUSED in verdicts else None
+
+
+def _has_had_enough(reply: Reply) -> bool:
+    """A server that takes so many messages over one connection says so to the next (RFC 5321 3.8)."""
+    return reply.code == 421 and not (reply.enhanced or "").startswith("4.7.")
 
 
 def _asks_for_less(reply: Reply) -> bool:

@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _NONCE_OCTETS = 12
+SEAL_OCTETS = _NONCE_OCTETS + 16  # that a value grows by, with GCM's tag
 
 
 class SealError(Exception):

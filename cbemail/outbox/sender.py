@@ -86,9 +86,12 @@ class Sender:
         self._upstream = upstream
         self._tools = tools
         self._orders = orders
+        self._counting = asyncio.Lock()
+        self.is_making = (
+            False  # it has made messages, and will make what is claimed as soon as may be
+        )
         self._refusals = 0
         self._broken = 0
-        self._begins_early = True  # a message with the content of the one before
         self._now = asyncio.get_running_loop().time
 
     async def deliver(self, connection: SubmissionConnection) -> None:
@@ -142,19 +145,34 @@ class Sender:
         large one none, until it has gone."""
         taken: list[Job] = []
         while self._fits(connection, [*waiting, *taken], begun=begun):
-            rows = self._supply.take_message()
+            rows: list[MessageRow] = []
             try:
+                if self._supply.uncounted or self._counting.locked():
+                    await self.count_claims()
+                    continue  # others may have taken what there was
+                rows = self._supply.take_message()
                 job = await self._make(rows)
             except BaseException:
                 for each in taken:
                     self._tools.room.give(each.room)
-                for unsent in (*(each.rows for each in taken), rows):
+                for unsent in filter(None, (*(each.rows for each in taken), rows)):
                     self._supply.take_back(unsent)
                     self._supply.add(unsent)
                 raise
+            self.is_making = True
             if job is not None:
                 taken.append(job)
         return taken
+
+    async def count_claims(self) -> None:
+        """Have it on disk that what is claimed is about to be made. Not before that is true: a process that dies while
+        it waits for a connection, or for its turn, says nothing of the messages."""
+        async with self._counting:
+            rows = list(self._supply.uncounted)
+            if not rows:
+                return
+            await self._tools.repository.count_claims(self._batch.number, rows)
+            self._supply.uncounted = self._supply.uncounted[len(rows) :]
 
     def _fits(
         self, connection: SubmissionConnection, waiting: Sequence[Job], *, begun: bool
@@ -220,8 +238,7 @@ class Sender:
             return None
         finally:
             self._tools.room.give(job.room)
-        if begun and _says_nothing_of_the_message(outcome):
-            self._begins_early = False
+        if begun and self._is_early(outcome):
             self._supply.take_back(job.rows)
             settled += self._put_back(job.rows)
             return None
@@ -235,10 +252,30 @@ class Sender:
     def _following(self, intended: Sequence[tuple[Job, "asyncio.Future[None]"]]) -> Job | None:
         """What may begin together with the message before it: its intent is on disk. Should it not go then, because
         the batch is stopped, the connection is given up, and nothing was sent."""
-        if not (intended and self._begins_early):
+        if not (intended and self._upstream.early.may_try):
             return None
         job, written = intended[0]
-        return job if written.done() and written.exception() is None else None
+        if not written.done() or written.exception() is not None:
+            return None
+        self._upstream.early.trying()
+        return job
+
+    def _is_early(self, outcome: Outcome) -> bool:
+        """Whether what became of a message that was begun with the one before says nothing of the message. RFC 2920
+        section 3.1 allows to begin it so, but a server that does not know it may lose commands, or take it ill."""
+        match outcome:
+            case NotSent(Interruption.ABANDONED, _):
+                return False  # ours, or the last words of the one before
+            case NotSent(_, Phase.MAIL) | NotSent(Interruption.GARBLED, _):
+                self._upstream.early.refused()
+                return True
+            case Refused(_, Phase.MAIL, reply):
+                if reply.code != 421:  # it has had enough of this connection
+                    self._upstream.early.refused()
+                return True
+            case _:
+                self._upstream.early.known()
+                return False
 
     def _broken_off(
         self, terms: Terms, job: Job, phase: Phase, *, again: bool = True
@@ -298,18 +335,6 @@ class Sender:
             jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries, keeps no secret
             policy=self._tools.retry,
         )
-
-
-def _says_nothing_of_the_message(outcome: Outcome) -> bool:
-    """Of one that was begun with the content of the one before: RFC 2920 section 3.1 allows that, but a server that
-    does not know it may lose its first command, or take it ill. Then it has its chance once more, by itself."""
-    match outcome:
-        case NotSent(reason, Phase.MAIL):
-            return reason is not Interruption.ABANDONED
-        case Refused(_, Phase.MAIL, reply):
-            return reply.code >= 500
-        case _:
-            return False
 
 
 def _intents(batch: int, jobs: Iterable[Job]) -> list[MessageEvent]:

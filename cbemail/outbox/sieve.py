@@ -11,10 +11,11 @@ from cbemail.outbox.batch import REJECTIONS_SHOWN, Rejection
 from cbemail.outbox.content import Recipient, encode_recipient
 from cbemail.outbox.merge import Merge, MergeError
 from cbemail.outbox.recipients import Entries, Entry, Unfit
-from cbemail.store.batch_records import MAX_RECIPIENTS
+from cbemail.outbox.sealing import SEAL_OCTETS
+from cbemail.store.batch_records import LARGEST_VALUE, MAX_RECIPIENTS
 from cbemail.turns import Turn
 
-MAX_RECIPIENT = 64 * 1024  # octets of what is stored of one
+MAX_RECIPIENT = LARGEST_VALUE - SEAL_OCTETS  # octets of what is stored of one
 _WRITTEN = 320  # characters that are shown of what was written for an address, and of what is wrong with it
 
 
@@ -117,7 +118,7 @@ class Sieve:
         except (OverflowError, UnicodeError, RecursionError):
             return _unfit(entry, "invalid-recipient", "A variable holds what cannot be stored.")
         if recipient is None:
-            detail = f"All that is known of a recipient has at most {MAX_RECIPIENT} octets."
+            detail = f"All that is known of a recipient has at most {MAX_RECIPIENT:,} octets."
             return _unfit(entry, "too-large", detail)
         if self._seen is not None:
             self._seen[digest[0]].add(

@@ -16,9 +16,9 @@ from cbemail.outbox.content import (
     place_of_row,
 )
 from cbemail.outbox.recipients import Unfit
-from cbemail.outbox.sealing import BatchKey
+from cbemail.outbox.sealing import SEAL_OCTETS, BatchKey
 from cbemail.outbox.sieve import Fit, Sieve, recipient_of
-from cbemail.store.batch_records import BatchRecord, NewMessageRow
+from cbemail.store.batch_records import LARGEST_VALUE, BatchRecord, NewMessageRow
 from cbemail.store.batches import BatchRepository
 from cbemail.store.records import SendState
 from cbemail.turns import Turn, off_the_loop
@@ -29,7 +29,7 @@ MAX_OCTETS = (
 _ROWS = 2_000  # a transaction; half as many cost half as much again, each
 _CONTENTS = 100
 _GROUP_OCTETS = 4 << 20
-_PIECE = 1 << 20  # octets of a content that are sealed as one
+_PIECE = LARGEST_VALUE - SEAL_OCTETS  # octets of a content that are sealed as one
 
 
 def content_octets(content: Content) -> int:

@@ -26,6 +26,7 @@ class Supply:
         self._smtp = smtp
         self._clock = clock
         self._rows: deque[MessageRow] = deque()
+        self.uncounted: list[int] = []  # rows of which the claim does not count yet
         self._now = asyncio.get_running_loop().time
         self.stopping = False
 
@@ -53,6 +54,10 @@ class Supply:
 
     def add(self, rows: Iterable[MessageRow]) -> None:
         self._rows.extend(rows)
+
+    def add_claimed(self, rows: Sequence[MessageRow]) -> None:
+        self.add(rows)
+        self.uncounted += [row.row for row in rows]
 
     def take_message(self) -> list[MessageRow]:
         """The next row, and those of the same message that stand behind it. Counts as one message for the pace."""

@@ -10,6 +10,7 @@ class Timeouts(Struct, frozen=True):
     opening: float = 60  # all of those together: a caller waits for a session to be made
     reset: float = 10  # RSET, over which no server has to think
     command: float = 60  # MAIL, RCPT, each
+    begun: float = 10  # MAIL that came with the message before: nothing is lost by asking again
     data: float = 120  # from DATA to 354
     progress: float = 180  # while the server takes nothing of the body
     final: float = (

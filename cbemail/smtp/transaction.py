@@ -142,15 +142,19 @@ class Transaction:
         if not self._extensions.pipelining:
             self._channel.send(command, replies=1)
         in_data = phase is Phase.DATA
-        reply = await self._channel.reply(
-            self._timeouts.data if in_data else self._timeouts.command
-        )
+        reply = await self._channel.reply(self._patience(phase))
         if reply.code == 421:
             raise _ServiceClosing(reply)
         agreed = reply.code == _GO_AHEAD if in_data else reply.positive
         if not (agreed or reply.negative):
             raise self._channel.fail(Interruption.GARBLED)
         return reply
+
+    def _patience(self, phase: Phase) -> float:
+        if phase is Phase.DATA:
+            return self._timeouts.data
+        is_begun = self.begun and phase is Phase.MAIL
+        return self._timeouts.begun if is_begun else self._timeouts.command
 
     async def _refuse_ahead(self, reply: Reply, *, unread: int) -> Refused:
         """A refusal with DATA perhaps already on its way: its reply is the last of the ``unread`` ones.

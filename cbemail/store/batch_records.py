@@ -13,6 +13,9 @@ from cbemail.ids import SessionId
 from cbemail.store.records import SendState
 
 MAX_RECIPIENTS = 500_000  # of a batch
+LARGEST_VALUE = (
+    16_000  # octets of a recipient or a piece of a content: the engine bears any number of such
+)
 
 
 class BatchKind(StrEnum):

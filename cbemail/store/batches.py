@@ -3,6 +3,7 @@
 from asyncio import Event
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from msgspec import convert
@@ -22,6 +23,7 @@ from cbemail.store.event_journal import EventJournal
 from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
 from cbemail.store.repository import idempotency_record
 
+_PIECES = 64  # of a content, written or read at a time
 _INTERRUPTED = "The service stopped while this message was being sent: it may have been delivered."
 
 
@@ -67,9 +69,9 @@ class BatchRepository:
         Raises:
             SessionNotFound: the batch went away with its session.
         """
-        for piece, sealed in enumerate(pieces):
-            values = {"batch": batch, "number": number, "piece": piece, "sealed": sealed}
-            await self._add("add_batch_content", batch, values)
+        for start in range(0, len(pieces), _PIECES):
+            some = enumerate(pieces[start : start + _PIECES], start)
+            await self.add_contents(batch, [(number, piece, sealed) for piece, sealed in some])
 
     async def add_contents(self, batch: int, pieces: Sequence[tuple[int, int, bytes]]) -> None:
         """Keep many small contents at once: the number, the piece and what is sealed of each.
@@ -220,8 +222,7 @@ class BatchRepository:
         ``held`` are those the caller has taken and recorded no outcome of: nothing else keeps a row from being
         given again. So a batch has one caller at a time.
 
-        Every claim is counted before this returns, until the row has an outcome. One that was claimed ``suspects``
-        times without any may be what kills the process, or have been beside what does. Such are taken only when no
+        A row of which the making has begun ``suspects`` times (`count_claims`) without an outcome may be what kills the process, or have been beside what does. Such are taken only when no
         other row is due, in groups that are an eighth as large with each claim more and alone in the end, and none
         while another group of them is held.
         """
@@ -234,9 +235,14 @@ class BatchRepository:
         if not found:
             return []
         rows = [row["row_number"] for row in found]
-        chosen = {"batch": batch, "rows": rows, "first": min(rows), "last": max(rows)}
-        await self._database.execute("claim_batch_messages", **chosen)
-        return _messages(await self._database.fetch("load_claimed_messages", **chosen))
+        return _messages(
+            await self._database.fetch("load_claimed_messages", **_chosen(batch, rows))
+        )
+
+    async def count_claims(self, batch: int, rows: Sequence[int]) -> None:
+        """The making of rows that were claimed is about to begin, for the first of them: should the process die of it,
+        the next one knows. It counts until a row has an outcome."""
+        await self._database.execute("count_batch_claims", **_chosen(batch, rows))
 
     async def next_due(self, batch: int, *, held: Sequence[int]) -> datetime | None:
         """When the next row that is not ``held`` may be tried. None: no row is left to be tried."""
@@ -322,14 +328,17 @@ class BatchRepository:
         return _messages(await self._database.fetch("load_undecided_messages", batch=batch))
 
     async def load_content(self, batch: int, number: int) -> list[bytes]:
-        """The pieces of a content, one read each: the engine holds one of them at a time."""
-        pieces = await self._database.fetch("list_batch_content", batch=batch, number=number)
+        """The pieces of a content, read some at a time: the engine holds no more of them."""
         content: list[bytes] = []
-        for row in pieces:
+        found: list[Row] = []
+        while not content or len(found) == _PIECES:
+            first = len(content)
             found = await self._database.fetch(
-                "load_batch_content", batch=batch, number=number, piece=row["piece"]
+                "load_batch_content", batch=batch, number=number, first=first, end=first + _PIECES
             )
             content += [piece["sealed"] for piece in found]
+            if not found:
+                break
         return content
 
     async def sent_message_ids(self, batch: int, message_ids: Sequence[str]) -> set[str]:
@@ -412,6 +421,11 @@ def _records(rows: list[Row]) -> list[BatchRecord]:
         )
         for row in rows
     ]
+
+
+def _chosen(batch: int, rows: Sequence[int]) -> dict[str, Any]:
+    """The bounds are for the engine, which finds rows by them."""
+    return {"batch": batch, "rows": list(rows), "first": min(rows), "last": max(rows)}
 
 
 def _group_of_suspects(found: Sequence[Row], limit: int, suspects: int) -> list[Row]:

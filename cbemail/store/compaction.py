@@ -11,7 +11,7 @@ from cbemail.store.duckdb_database import explained
 _CONTAINED = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-    "memory_limit": "64MB",
+    "memory_limit": "128MB",
     "threads": "1",
 }
 

@@ -5,6 +5,7 @@ Errors of the driver end here: their texts carry paths and values, and are never
 """
 
 import asyncio
+import logging
 import os
 import re
 from asyncio import AbstractEventLoop
@@ -37,10 +38,16 @@ from cbemail.store.group_commit import CommitStatistics, GroupCommit
 from cbemail.store.migrations import Migration, load_migrations, pending
 from cbemail.store.wal import is_damaged
 
+log = logging.getLogger(__name__)
+
 READERS = 2  # point reads are all CPU: more threads than this only queue elsewhere (measured on two cores)
 RETRY_AFTER = 5  # seconds; a full disk or a restart
 
 QUERIES = load_queries((SQL / "queries.sql").read_text(encoding="utf-8"))
+
+# A checkpoint holds every value beyond some 16 KB in memory at once, of all that the table's last rows have; where they
+# do not fit, the store has failed. So nothing larger is stored (`batch_records.LARGEST_VALUE`), and this is plenty.
+MEMORY_LIMIT = "128MB"
 
 _LOCKED_DOWN = {
     "autoinstall_known_extensions": "false",
@@ -48,7 +55,7 @@ _LOCKED_DOWN = {
     "enable_external_access": "false",
     "lock_configuration": "true",
     "python_enable_replacements": "false",  # or an unknown table would be looked up among Python's variables
-    "memory_limit": "64MB",
+    "memory_limit": MEMORY_LIMIT,
     "threads": "1",
 }
 
@@ -219,6 +226,8 @@ class DuckDbDatabase:
         translated: Exception
         if _is_final(error):
             self._broken = True
+            # Its first line tells of blocks and files, and of no values: those come with errors of statements.
+            log.critical("%s: %s", type(error).__name__, str(error).partition("\n")[0])
             self._loop.call_soon_threadsafe(self.failed.set)
             translated = _failure()
         elif isinstance(error, duckdb.OperationalError):

@@ -150,20 +150,16 @@ returning number
 -- find_accepting_batch --
 select number from batch where number = $batch and state = 'accepting'
 
--- add_batch_content --
-insert into batch_content (batch, number, piece, sealed)
-select number, $number, $piece, $sealed from batch where number = $batch and state = 'accepting'
-
--- list_batch_content --
-select piece from batch_content where batch = $batch and number = $number order by piece
-
 -- measure_batch_content --
 select coalesce(sum(octet_length(sealed)), 0)::bigint as octets
   from batch_content
  where batch = $batch and number = $number
 
 -- load_batch_content --
-select sealed from batch_content where batch = $batch and number = $number and piece = $piece
+select sealed
+  from batch_content
+ where batch = $batch and number = $number and piece >= $first and piece < $end
+ order by piece
 
 -- add_batch_contents --
 insert into batch_content (batch, number, piece, sealed)
@@ -288,14 +284,14 @@ select row_number, claims
  order by claims, next_attempt_at, row_number
  limit $limit
 
--- claim_batch_messages --
--- Of the rows that were found due, those that still are. The bounds are for the engine, which finds rows by them.
+-- count_batch_claims --
 update batch_message
    set claims = claims + 1
  where batch = $batch and row_number between $first and $last and row_number in (select unnest($rows::integer[]))
    and state in ('queued', 'deferred')
 
 -- load_claimed_messages --
+-- Of the rows that were found due, those that still are.
 select row_number, position, content, state, attempts, claims, message_id, sealed, next_attempt_at, status, enhanced,
        detail
   from batch_message

@@ -48,7 +48,14 @@ from cbemail.sessions.registry import Sessions
 from cbemail.sessions.tokens import Tokens
 from cbemail.sessions.vault import Vault
 from cbemail.smtp.pool import SmtpPool
-from cbemail.store.batch_records import BatchKind, BatchOptions, BatchRecord, BatchState, MessageRow
+from cbemail.store.batch_records import (
+    LARGEST_VALUE,
+    BatchKind,
+    BatchOptions,
+    BatchRecord,
+    BatchState,
+    MessageRow,
+)
 from cbemail.store.batches import BatchRepository
 from cbemail.store.database import Database
 from cbemail.store.duckdb_database import DuckDbDatabase
@@ -318,7 +325,7 @@ async def test_a_template_is_kept_once_in_pieces_that_open(
     opened = [
         found.key.open(place_of_content(0, number), piece) for number, piece in enumerate(pieces)
     ]
-    assert len(pieces) == 3
+    assert max(map(len, pieces)) == LARGEST_VALUE
     assert decode_content(b"".join(opened)) == template
 
 

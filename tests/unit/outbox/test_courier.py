@@ -393,6 +393,7 @@ async def claimed_in_vain(mailroom: Mailroom, live: LiveBatch, row: int, times: 
     held = [other for other in range(live.count(QUEUED)) if other != row]
     for _ in range(times):
         await mailroom.repository.claim(live.number, now=NOW, held=held, limit=1, suspects=99)
+        await mailroom.repository.count_claims(live.number, [row])
 
 
 async def test_a_row_that_may_kill_the_service_is_sent_last_and_alone(
@@ -429,6 +430,20 @@ async def test_a_row_that_has_killed_the_service_often_fails_and_the_others_are_
     assert rows[2].detail == "The service stopped each time it came to this message."
     assert address(2) not in mailroom.arrived()
     assert live.unsettled == 0
+
+
+async def test_rows_that_only_waited_for_their_turn_are_no_suspects(mailroom: Mailroom) -> None:
+    live = await mailroom.batch(4)
+    courier = mailroom.courier(live)
+    courier._upstream.hold(asyncio.get_running_loop().time(), 60)
+    carrying = asyncio.create_task(carry(courier))
+    await until(lambda: len(live.held) == 4)
+
+    claims = {row.claims for row in await mailroom.rows(live)}
+    courier.stop()
+    await carrying
+
+    assert claims == {0}
 
 
 @pytest.mark.parametrize("damage", ["content", "recipient"])

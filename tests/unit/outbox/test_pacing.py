@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbemail.outbox.limits import ProviderLimits
-from cbemail.outbox.pacing import Allowance, Concurrency, TokenBucket, Upstream
+from cbemail.outbox.pacing import Allowance, Concurrency, Early, TokenBucket, Upstream
 
 NOW = 1000.0
 HOUR = 3600.0
@@ -337,3 +337,33 @@ def test_an_account_can_be_forgotten_when_nothing_holds_it_back_any_more() -> No
     assert held == (False, True)
     assert not upstream.is_forgettable(NOW + 24 * HOUR)
     assert upstream.is_forgettable(NOW + 60 + 25 * HOUR)
+
+
+# ---- a message that begins with the end of the one before
+
+
+def test_one_message_at_a_time_finds_out_whether_the_server_takes_it() -> None:
+    early = Early()
+
+    first, second = (may_begin(early) for _ in range(2))
+    early.known()
+
+    assert (first, second) == (True, False)
+    assert [may_begin(early) for _ in range(2)] == [True, True]
+
+
+def test_a_server_that_did_not_take_it_is_not_tried_again() -> None:
+    early = Early()
+    early.trying()
+
+    early.refused()
+    early.known()  # of another connection, where it went well before
+
+    assert not early.may_try
+
+
+def may_begin(early: Early) -> bool:
+    may = early.may_try
+    if may:
+        early.trying()
+    return may

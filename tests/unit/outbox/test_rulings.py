@@ -384,3 +384,14 @@ def test_every_row_gets_exactly_one_event_and_none_stays_being_sent(
         assert (event.next_attempt_at is not None) == (event.state not in ENDS)
         if event.state is QUEUED:
             assert event.attempts == 0, "tried before, and shown as if it had not been"
+
+
+def test_a_server_that_has_had_enough_of_a_connection_says_nothing_of_the_message() -> None:
+    reply = Reply(421, "4.3.2")
+    refused = Refused((), Phase.MAIL, reply)
+
+    ruling = ruled(refused, row(0), row(1, attempts=2), was_idle=True)
+
+    assert [event.state for event in ruling.events] == [SendState.QUEUED, SendState.DEFERRED]
+    assert [event.attempts for event in ruling.events] == [0, 2]
+    assert ruling.notice is Notice.NONE
