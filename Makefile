@@ -40,8 +40,11 @@ check: install ## style, types, imports, what invites attacks, rules of the hous
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml cbemail
 	$(PYTEST) -q tests/test_house.py
 
-test: install servers ## every test; a missing server is a failure
-	CBEMAIL_REQUIRE_SERVERS=1 $(PYTEST)
+test: install servers ## every test, those with real servers beside the others; a missing server is a failure
+	@export CBEMAIL_REQUIRE_SERVERS=1; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(PYTEST) --ignore tests/integration > "$$log" 2>&1 & others=$$!; \
+	status=0; $(PYTEST) tests/integration || status=$$?; \
+	wait $$others || status=$$?; cat "$$log"; exit $$status
 
 unit: install ## the tests that need no server
 	$(PYTEST) -m 'not integration and not bench'

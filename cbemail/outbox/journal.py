@@ -19,9 +19,7 @@ from cbemail.store.records import SendState
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.001  # for others to come along: more would only make them wait
-EASY_SECONDS = (
-    0.01  # where nobody waits: each sync of the disk is one less for a mail server on the same
-)
+EASY_SECONDS = 0.025  # where nobody waits: a mail server on the same disk has its own to sync
 _TRIES = 5  # after a defect of ours, before it is given up
 _AGAIN_SECONDS = 1.0  # between two tries, while the store takes nothing
 
