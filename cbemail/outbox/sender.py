@@ -87,9 +87,7 @@ class Sender:
         self._tools = tools
         self._orders = orders
         self._counting = asyncio.Lock()
-        self.is_making = (
-            False  # it has made messages, and will make what is claimed as soon as may be
-        )
+        self.is_making = False  # it has made messages: what is claimed is made next
         self._refusals = 0
         self._broken = 0
         self._now = asyncio.get_running_loop().time
@@ -168,11 +166,14 @@ class Sender:
         """Have it on disk that what is claimed is about to be made. Not before that is true: a process that dies while
         it waits for a connection, or for its turn, says nothing of the messages."""
         async with self._counting:
-            rows = list(self._supply.uncounted)
+            rows, self._supply.uncounted = self._supply.uncounted, []
             if not rows:
                 return
-            await self._tools.repository.count_claims(self._batch.number, rows)
-            self._supply.uncounted = self._supply.uncounted[len(rows) :]
+            try:
+                await self._tools.repository.count_claims(self._batch.number, rows)
+            except BaseException:
+                self._supply.uncounted += rows
+                raise
 
     def _fits(
         self, connection: SubmissionConnection, waiting: Sequence[Job], *, begun: bool

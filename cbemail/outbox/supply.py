@@ -75,7 +75,9 @@ class Supply:
         self._upstream.give_back(recipients=len(rows))
 
     def take_all(self) -> list[MessageRow]:
+        """What is given back was never begun."""
         rows, self._rows = list(self._rows), deque()
+        self.uncounted = []
         return rows
 
     # ---- may it go?

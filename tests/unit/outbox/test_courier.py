@@ -446,6 +446,22 @@ async def test_rows_that_only_waited_for_their_turn_are_no_suspects(mailroom: Ma
     assert claims == {0}
 
 
+async def test_rows_that_are_given_back_before_their_turn_are_no_suspects(
+    mailroom: Mailroom,
+) -> None:
+    live = await mailroom.batch(4)
+    courier = mailroom.courier(live)
+    courier._upstream.hold(asyncio.get_running_loop().time(), 60)
+    carrying = asyncio.create_task(carry(courier))
+    await until(lambda: len(live.held) == 4)
+
+    courier.stop()
+    await carrying
+
+    assert courier._supply.uncounted == []
+    assert {(row.state, row.claims) for row in await mailroom.rows(live)} == {(QUEUED, 0)}
+
+
 @pytest.mark.parametrize("damage", ["content", "recipient"])
 async def test_a_row_that_is_damaged_fails_alone(mailroom: Mailroom, damage: str) -> None:
     live = await mailroom.batch(6)
