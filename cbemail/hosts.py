@@ -175,6 +175,7 @@ def _ipv6(text: str) -> IPAddress:
 # ---- the way there
 
 
+_HTTPS = 443
 RESOLVE_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
 _HAPPY_EYEBALLS_SECONDS = 0.25  # RFC 8305 section 8
@@ -253,6 +254,24 @@ class MailHosts:
                 f"{name} could not be connected to.", retry_after=_RETRY_AFTER
             ) from exc
 
+    async def admit_web(self, host: str, port: int, *, secure: bool) -> tuple[str, list[str]]:
+        """The host's one spelling, and the addresses at which it may be asked over HTTP.
+
+        Raises:
+            HostNotAllowed: the host is refused, or, where no operator vouches for it, anything but HTTPS on port 443.
+            UpstreamUnavailable, UpstreamTimeout: the name has no address, or could not be resolved in time.
+        """
+        name = normalise_host(host)
+        answers = await self._addresses(name, port)
+        for answer in answers:
+            address = _address_of(answer)
+            if self._vouched_for(address):
+                continue
+            self._require_public(name, address)
+            if not secure or port != _HTTPS:
+                raise HostNotAllowed(f"{name} is asked over HTTPS on port {_HTTPS}, or not at all.")
+        return name, list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
     async def _admit(self, name: str, port: int, security: Security) -> list[AddrInfoType]:
         """The addresses of ``name``, every one of them judged: one bad answer among good ones refuses the lot."""
         answers = await self._addresses(name, port)
@@ -261,12 +280,9 @@ class MailHosts:
         return answers
 
     def _judge(self, name: str, address: IPAddress, port: int, security: Security) -> None:
-        if any(address in network for network in self._allow_networks):
-            return  # the operator vouches for it: any port will do, and TLS is the caller's choice
-        if not is_public(address):
-            raise HostNotAllowed(
-                f"{name} is not on the public Internet, nor in ALLOW_MAIL_NETWORKS of this service."
-            )
+        if self._vouched_for(address):
+            return  # any port will do, and TLS is the caller's choice
+        self._require_public(name, address)
         if port not in self._allow_ports:
             raise HostNotAllowed(
                 f"Port {port} is none of the mail ports this service may connect to."
@@ -274,6 +290,16 @@ class MailHosts:
         if security is Security.NONE and not self._allow_plaintext_login:
             raise HostNotAllowed(
                 f"Without TLS the password would cross the Internet readably: use tls or starttls for {name}."
+            )
+
+    def _vouched_for(self, address: IPAddress) -> bool:
+        """By the operator, in ALLOW_MAIL_NETWORKS."""
+        return any(address in network for network in self._allow_networks)
+
+    def _require_public(self, name: str, address: IPAddress) -> None:
+        if not is_public(address):
+            raise HostNotAllowed(
+                f"{name} is not on the public Internet, nor in ALLOW_MAIL_NETWORKS of this service."
             )
 
     async def _addresses(self, name: str, port: int) -> list[AddrInfoType]:
