@@ -39,7 +39,9 @@ from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.actions import MailboxActions
 from cbemail.mailbox.cache import SummaryCache
 from cbemail.mailbox.folders import MailboxFolders
-from cbemail.mailbox.view import MailboxView
+from cbemail.mailbox.listing import FolderListing
+from cbemail.mailbox.parts import PartReader
+from cbemail.mailbox.reading import MessageReader
 from cbemail.metrics import LAG_SECONDS, Distribution, RequestTally, watch_loop
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.backlog import Backlog
@@ -233,7 +235,9 @@ async def _open(
         imap=imap,
         smtp=smtp,
         folders=MailboxFolders(imap, directory),
-        view=MailboxView(imap, directory, cache, now),
+        listing=FolderListing(imap, directory, cache, now),
+        reader=MessageReader(imap, directory),
+        parts=PartReader(imap, directory),
         actions=MailboxActions(imap, directory, now),
         outbox=outbox,
         batches=batches,

@@ -18,8 +18,8 @@ from cbemail.errors import InvalidRequest
 from cbemail.imap.protocol import FolderPath, UidValidity
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.actions import flag_change
+from cbemail.mailbox.listing import Position
 from cbemail.mailbox.summary import Summary, Unreadable
-from cbemail.mailbox.view import Position
 
 ROW_KINDS = (Summary, Unreadable)
 
@@ -154,7 +154,7 @@ class Mark(Struct, frozen=True, forbid_unknown_fields=True):
 async def list_messages(call: Call[ListMessages, None]) -> Response:
     """A page of a folder, newest first. Pages stay stable while mail arrives."""
     query = call.query
-    page = await call.services.view.page(
+    page = await call.services.listing.page(
         call.session.id,
         query.folder,
         query.criteria(),
@@ -168,7 +168,7 @@ async def list_messages(call: Call[ListMessages, None]) -> Response:
 
 async def get_message(call: Call[GetMessage, None]) -> Response:
     """One message: its summary, decoded text, HTML made safe to show, and header."""
-    message = await call.services.view.message(
+    message = await call.services.reader.message(
         call.session.id,
         call.query.folder,
         call.uid,

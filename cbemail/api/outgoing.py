@@ -21,7 +21,7 @@ from cbemail.api.operation import Call
 from cbemail.api.state import Services
 from cbemail.errors import PayloadTooLarge
 from cbemail.imap.protocol import ANSWERED, Flag, Uid
-from cbemail.mailbox.view import Message
+from cbemail.mailbox.reading import Message
 from cbemail.mime.address import Address, envelope_address, needs_smtputf8
 from cbemail.mime.compose import Composed, compose, new_message_id
 from cbemail.mime.draft import Attachment, Draft
@@ -194,8 +194,10 @@ async def _answer(
     call: Call[Any, OutgoingMessage], reply: ReplyInput, draft: Draft
 ) -> tuple[Draft, Original]:
     """``draft`` as the reply or forward it is: what the caller gave stays, the rest comes from the original."""
-    session, view = call.session, call.services.view
-    message = await view.message(session.id, reply.folder, Uid(reply.uid), part_url=content_id_url)
+    session, reader = call.session, call.services.reader
+    message = await reader.message(
+        session.id, reply.folder, Uid(reply.uid), part_url=content_id_url
+    )
     headers = _headers_of(message)
     forward = reply.mode == "forward"
     in_reply_to, references = threading_of(headers)
@@ -248,7 +250,7 @@ async def _carried_files(
         if info.id not in part_ids:
             continue
         chunks: list[bytes] = []
-        async with call.services.view.attachment(
+        async with call.services.parts.attachment(
             call.session.id, message.folder, message.uid, info.id
         ) as part:
             async for chunk in part.chunks:

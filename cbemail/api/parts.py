@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cbemail.api.operation import Call
-from cbemail.mailbox.view import PartStream
+from cbemail.mailbox.parts import PartStream
 
 READER_SECONDS = (
     60.0  # for a client to take what was sent; a slow one takes some of it in that time
@@ -67,12 +67,12 @@ def content_disposition(filename: str) -> str:
 
 async def get_raw(call: Call[PartInFolder, None]) -> Response:
     """The message byte for byte."""
-    view = call.services.view
-    return Streamed(view.raw(call.session.id, call.query.folder, call.uid))
+    parts = call.services.parts
+    return Streamed(parts.raw(call.session.id, call.query.folder, call.uid))
 
 
 async def get_attachment(call: Call[PartInFolder, None]) -> Response:
     """One part, decoded."""
-    view = call.services.view
+    parts = call.services.parts
     part_id = call.path("id")
-    return Streamed(view.attachment(call.session.id, call.query.folder, call.uid, part_id))
+    return Streamed(parts.attachment(call.session.id, call.query.folder, call.uid, part_id))

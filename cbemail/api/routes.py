@@ -130,7 +130,7 @@ from cbemail.errors import (
 )
 from cbemail.mailbox.actions import BulkAnswer, Deleted, Marked, Place
 from cbemail.mailbox.folders import Folder
-from cbemail.mailbox.view import Message
+from cbemail.mailbox.reading import Message
 from cbemail.outbox.accept import DryRun
 from cbemail.outbox.batch import BatchPage, BatchView
 from cbemail.outbox.outbox import SendResult

@@ -16,7 +16,9 @@ from cbemail.hosts import MailHosts
 from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.actions import MailboxActions
 from cbemail.mailbox.folders import MailboxFolders
-from cbemail.mailbox.view import MailboxView
+from cbemail.mailbox.listing import FolderListing
+from cbemail.mailbox.parts import PartReader
+from cbemail.mailbox.reading import MessageReader
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.outbox import Outbox
@@ -49,7 +51,9 @@ class Services(Struct, frozen=True):
     imap: ImapPool
     smtp: SmtpPool
     folders: MailboxFolders
-    view: MailboxView
+    listing: FolderListing
+    reader: MessageReader
+    parts: PartReader
     actions: MailboxActions
     outbox: Outbox
     batches: Batches

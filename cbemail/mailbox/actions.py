@@ -12,7 +12,7 @@ from cbemail.errors import InvalidRequest, MessageNotFound
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import append, chunks, copy, expunge, move, store_flags
+from cbemail.imap.messages import append, chunks, store_flags
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import (
     ANSWERED,
@@ -25,6 +25,7 @@ from cbemail.imap.protocol import (
     UidSet,
     UidValidity,
 )
+from cbemail.imap.relocation import copy, expunge, move
 from cbemail.imap.repeating import awake, begin, repeatable
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.finding import find

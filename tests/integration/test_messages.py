@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cbemail.mailbox.view import ALL_BODIES_OCTETS
+from cbemail.mailbox.reading import ALL_BODIES_OCTETS
 from tests.fakes.script import CUT, NORMAL
 from tests.fakes.scripted_imap import CAPABILITIES, WEAK_CAPABILITIES, ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
