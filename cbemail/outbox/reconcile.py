@@ -17,7 +17,7 @@ from cbemail.errors import CbemailError, SessionNotFound
 from cbemail.ids import SessionId
 from cbemail.outbox.live import LiveBatch
 from cbemail.outbox.sent import SentFolder
-from cbemail.store.batch_records import BatchRecord, MessageRow, OnUncertain
+from cbemail.store.batch_records import EARLIER_TRY, BatchRecord, MessageRow, OnUncertain
 from cbemail.store.batches import BatchRepository
 from cbemail.store.records import SendState
 
@@ -160,7 +160,7 @@ class Reconciler:
         elif age < self._policy.last:
             self._arm(batch, self._clock() + self._policy.last - age)
         elif batch.options.on_uncertain is OnUncertain.RESEND:
-            await self._record(batch, row, SendState.QUEUED, row.detail)
+            await self._record(batch, row, SendState.QUEUED, EARLIER_TRY)
 
     async def _record(
         self, batch: BatchRecord, row: MessageRow, state: SendState, detail: str | None

@@ -20,7 +20,7 @@ from cbemail.smtp.outcome import (
     Uncertain,
 )
 from cbemail.smtp.replies import Phase, Reply, Verdict
-from cbemail.store.batch_records import MessageEvent, MessageRow
+from cbemail.store.batch_records import EARLIER_TRY, MessageEvent, MessageRow
 from cbemail.store.records import SendState
 
 _DETAIL_CHARACTERS = 300
@@ -85,8 +85,19 @@ def put_back(batch: int, row: MessageRow) -> MessageEvent:
 def failed(terms: Terms, row: MessageRow, detail: str) -> MessageEvent:
     """Without a server's reply: the message cannot be made, or must not be tried again."""
     return MessageEvent(
-        terms.batch, row.row, SendState.FAILED, row.attempts, detail=detail, finished_at=terms.now
+        batch=terms.batch,
+        row=row.row,
+        state=SendState.FAILED,
+        attempts=row.attempts,
+        detail=_told(row, detail),
+        finished_at=terms.now,
     )
+
+
+def _told(row: MessageRow, detail: str) -> str:
+    """``detail``, behind the word that there may be a copy all the same."""
+    doubted = (row.detail or "").startswith(EARLIER_TRY)
+    return f"{EARLIER_TRY} {detail}" if doubted else detail
 
 
 def uncertain(terms: Terms, row: MessageRow) -> MessageEvent:
@@ -176,7 +187,7 @@ def _refused(
                 put_back(terms.batch, row),
                 status=refusal.reply.code,
                 enhanced=refusal.reply.enhanced,
-                detail=refusal.detail,
+                detail=_told(row, refusal.detail),
             )
         case Verdict.DEFERRED | Verdict.THROTTLED:
             return _deferred(terms, row, refusal.reply, refusal.detail)
@@ -207,7 +218,7 @@ def _deferred(terms: Terms, row: MessageRow, reply: Reply | None, detail: str) -
         attempts=attempts,
         status=None if reply is None else reply.code,
         enhanced=None if reply is None else reply.enhanced,
-        detail=detail,
+        detail=_told(row, detail),
         next_attempt_at=again,
         finished_at=terms.now if again is None else None,
     )

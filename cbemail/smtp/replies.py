@@ -232,7 +232,6 @@ _BY_ENHANCED = {  # subject and detail (RFC 3463, RFC 7505, RFC 5248); the class
     "2.3": "The message is larger than the mailbox accepts.",
     "3.4": "The message is larger than the server accepts.",
     "4.4": "No way to the domain of the address was found.",
-    "4.5": "The sending account has reached its limit.",
     "4.6": "The message went round in a loop.",
     "5.3": "The message has too many recipients.",
     "6.7": "An address is not in ASCII, and the server takes no others.",
@@ -251,7 +250,7 @@ _BY_VERDICT = {
     Verdict.CONTENT_REFUSED: "The server refused the content of the message.",
     Verdict.MESSAGE_TOO_BIG: "The message is larger than the server accepts.",
     Verdict.CREDENTIALS: "The login was not accepted.",
-    Verdict.ACCOUNT: "The sending account may not send just now.",
+    Verdict.ACCOUNT: "The sending account has reached its limit.",
 }
 
 

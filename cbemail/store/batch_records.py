@@ -18,6 +18,10 @@ LARGEST_VALUE = (
 )
 
 
+# How the detail of a row begins that is tried again though an earlier try was uncertain: there may be a copy.
+EARLIER_TRY = "An earlier try may have been delivered."
+
+
 class BatchKind(StrEnum):
     BATCH = "batch"  # `bat_…`, of POST /api/send/batch
     SEND = "send"  # `msg_…`, of POST /api/send

@@ -11,6 +11,7 @@ from msgspec import convert
 from cbemail.errors import SessionNotFound
 from cbemail.ids import SessionId
 from cbemail.store.batch_records import (
+    EARLIER_TRY,
     BatchOptions,
     BatchRecord,
     BatchState,
@@ -291,7 +292,10 @@ class BatchRepository:
         """
         chosen = {"batch": batch, "states": [state.value for state in states], "held": list(held)}
         if to is SendState.QUEUED:
-            move: Statement = ("requeue_batch_messages", chosen | {"now": now})
+            move: Statement = (
+                "requeue_batch_messages",
+                chosen | {"now": now, "earlier_try": EARLIER_TRY},
+            )
         elif to in {SendState.SENDING, SendState.DEFERRED}:
             raise ValueError(f"messages do not become {to} in bulk")
         else:

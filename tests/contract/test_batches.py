@@ -12,6 +12,7 @@ from msgspec import structs
 from cbemail.errors import SessionNotFound
 from cbemail.ids import OutboxId, SessionId
 from cbemail.store.batch_records import (
+    EARLIER_TRY,
     LARGEST_VALUE,
     BatchKind,
     BatchOptions,
@@ -674,11 +675,12 @@ async def test_a_retry_makes_failed_and_uncertain_rows_as_good_as_new(
 
     assert moved == {SendState.FAILED: 1, SendState.UNCERTAIN: 1}
     first, second, third = await everything(batches, number)
+    assert (first.detail, second.detail) == (None, EARLIER_TRY)
     for index, message in enumerate((first, second)):
         assert message.message_id == f"<{index}@example.org>"
         assert (message.state, message.attempts) == (SendState.QUEUED, 0)
         assert message.next_attempt_at == NOW + MINUTE
-        assert (message.status, message.enhanced, message.detail) == (None, None, None)
+        assert (message.status, message.enhanced) == (None, None)
         assert message.finished_at is None
     assert third.state is SendState.SENT
 

@@ -26,6 +26,11 @@ update session
  where id = $id
 returning id
 
+-- renew_credentials --
+update session set sealed_credentials = $renewed
+ where id = $id and sealed_credentials = $sealed_credentials
+returning id
+
 -- mark_stale --
 update session set state = 'credentials_stale' where id = $id and sealed_credentials = $sealed_credentials
 
@@ -321,7 +326,7 @@ update batch_message
 -- requeue_batch_messages --
 update batch_message
    set state = 'queued', attempts = 0, claims = 0, next_attempt_at = $now, status = null, enhanced = null,
-       detail = null, finished_at = null
+       detail = case when state = 'uncertain' or starts_with(detail, $earlier_try) then $earlier_try end, finished_at = null
  where batch = $batch and state in (select unnest($states::varchar[]))
    and row_number not in (select unnest($held::integer[]))
 
@@ -416,6 +421,44 @@ select date_trunc('hour', finished_at) as began, sum(recipients)::bigint as reci
   from gone
  group by began
  order by began
+
+-- find_folder_state --
+select * from folder_state where id = $id and session_id = $session_id
+
+-- keep_folder_state --
+insert into folder_state (id, session_id, folder, line, step, sealed, used_at)
+select $id, id, $folder, $line, $step, $sealed, $used_at from session where id = $session_id
+returning id
+
+-- forget_earlier_folder_states --
+delete from folder_state where session_id = $session_id and line = $line and step < $step
+
+-- forget_surplus_folder_states --
+delete from folder_state
+ where session_id = $session_id and folder = $folder
+   and id not in (select id
+                    from folder_state
+                   where session_id = $session_id and folder = $folder
+                   order by used_at desc, step desc, id
+                   limit $kept)
+
+-- touch_folder_state --
+update folder_state set used_at = $used_at where id = $id
+
+-- purge_folder_states --
+delete from folder_state where used_at < $before
+
+-- delete_folder_states --
+delete from folder_state where session_id = $id
+
+-- page_sealed_folder_states --
+select id as "row", sealed from folder_state where id > $after order by id limit $limit
+
+-- replace_sealed_folder_states --
+update folder_state
+   set sealed = renewed.sealed
+  from (select unnest($rows::varchar[]) as id, unnest($sealed::blob[]) as sealed) as renewed
+ where folder_state.id = renewed.id
 
 -- page_sealed_credentials --
 select id as "row", sealed_credentials as sealed from session where id > $after order by id limit $limit

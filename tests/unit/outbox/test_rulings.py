@@ -30,7 +30,7 @@ from cbemail.smtp.outcome import (
     Uncertain,
 )
 from cbemail.smtp.replies import Phase, Reply, Verdict, classify, explain
-from cbemail.store.batch_records import MessageEvent, MessageRow
+from cbemail.store.batch_records import EARLIER_TRY, MessageEvent, MessageRow
 from cbemail.store.records import SendState
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -170,6 +170,26 @@ def test_a_reply_that_never_came_is_uncertain_however_it_was_lost(reason: Interr
     [event] = ruling.events
     assert (event.state, event.attempts, event.next_attempt_at) == (UNCERTAIN, 3, None)
     assert ruling.notice is Notice.NONE
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DEFERRED, Verdict.ACCOUNT, Verdict.FAILED])
+def test_what_is_refused_after_an_uncertain_try_still_says_that_there_may_be_a_copy(
+    verdict: Verdict,
+) -> None:
+    reply, phase = SAID[verdict]
+    tried = row(0, detail=EARLIER_TRY)
+
+    [event] = ruled(refused(verdict), tried).events
+    [again] = ruled(refused(verdict), structs.replace(tried, detail=event.detail)).events
+
+    assert event.detail == f"{EARLIER_TRY} {explain(reply, phase)}"
+    assert again.detail == event.detail
+
+
+def test_what_cannot_be_made_after_an_uncertain_try_says_so_too() -> None:
+    event = failed(TERMS, row(0, detail=EARLIER_TRY), "It cannot be made.")
+
+    assert event.detail == f"{EARLIER_TRY} It cannot be made."
 
 
 # ---- broken off before the final dot

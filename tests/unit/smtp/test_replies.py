@@ -161,5 +161,11 @@ def test_the_enhanced_code_makes_an_explanation_exact() -> None:
     assert explain(Reply(452, "4.2.2"), Phase.RCPT) == "The mailbox is full."
 
 
+def test_a_congested_server_is_not_told_as_a_limit_of_the_account() -> None:
+    """RFC 3463 section 3.5: X.4.5 is congestion; only Gmail means the day's messages by 550 5.4.5."""
+    assert explain(Reply(451, "4.4.5"), Phase.RCPT) == "The server cannot take it just now."
+    assert explain(Reply(550, "5.4.5"), Phase.RCPT) == "The sending account has reached its limit."
+
+
 def test_a_refused_login_is_never_explained_as_policy() -> None:
     assert explain(Reply(535, "5.7.1"), Phase.MAIL) == "The login was not accepted."
