@@ -8,7 +8,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install run demo fmt check test unit integration bench fuzz soak cov servers image lock clean
+# Tests with servers wait more than they work, so they run beside each other: those of mail on its way, and all others.
+SENDING := $(sort $(wildcard tests/integration/test_batch*.py tests/integration/test_*send*.py tests/integration/test_*crash*.py))
+
+.PHONY: help install run demo fmt check test test-units test-sending test-mailbox unit integration bench fuzz soak cov servers image lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,11 +43,16 @@ check: install ## style, types, imports, what invites attacks, rules of the hous
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml cbemail
 	$(PYTEST) -q tests/test_house.py
 
-test: install servers ## every test, those with real servers beside the others; a missing server is a failure
-	@export CBEMAIL_REQUIRE_SERVERS=1; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	$(PYTEST) --ignore tests/integration > "$$log" 2>&1 & others=$$!; \
-	status=0; $(PYTEST) tests/integration || status=$$?; \
-	wait $$others || status=$$?; cat "$$log"; exit $$status
+test: install servers ## every test, in three parts side by side; a missing server is a failure
+	@$(MAKE) --jobs --keep-going --output-sync=target test-units test-sending test-mailbox
+
+test-units: ; $(PYTEST) --ignore=tests/integration
+
+test-sending: ; $(PYTEST) $(SENDING)
+
+test-mailbox: ; $(PYTEST) tests/integration $(addprefix --ignore=,$(SENDING))
+
+test-units test-sending test-mailbox: export CBEMAIL_REQUIRE_SERVERS := 1
 
 unit: install ## the tests that need no server
 	$(PYTEST) -m 'not integration and not bench'
