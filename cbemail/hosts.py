@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from copy import copy
 from enum import StrEnum
 from ipaddress import (
     AddressValueError,
@@ -190,6 +191,23 @@ async def resolve(name: str, port: int) -> Sequence[AddrInfoType]:
     return await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
 
 
+def _in_turn(resolve: Resolve, at_once: int) -> Resolve:
+    turns = asyncio.Semaphore(at_once)
+
+    async def resolve_in_turn(name: str, port: int) -> Sequence[AddrInfoType]:
+        await turns.acquire()
+        question = asyncio.ensure_future(resolve(name, port))
+        question.add_done_callback(lambda _: turns.release())
+        try:
+            # The thread that asks cannot be stopped: a question goes on, and counts, when nobody waits for it.
+            return await asyncio.shield(question)
+        except asyncio.CancelledError:
+            question.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise
+
+    return resolve_in_turn
+
+
 class MailHosts:
     """The only way out to mail servers: every host a caller names is judged here, and connected to here.
 
@@ -213,6 +231,16 @@ class MailHosts:
         self._resolve = resolve
         # One for all connections: building a context reads the whole CA bundle, 57 ms of blocked loop each time.
         self.tls = _tls_context(ca_file)
+
+    def resolving(self, *, at_once: int) -> "MailHosts":
+        """The same judge, who resolves so many names at once and no more: for names that strangers think of.
+
+        The system's resolver has few threads, and a name whose servers never answer keeps one for ten seconds. With
+        those that it leaves alone the hosts of everybody else are found.
+        """
+        other = copy(self)
+        other._resolve = _in_turn(self._resolve, at_once)  # noqa: SLF001 - one of ours
+        return other
 
     async def vet(self, host: str, port: int, security: Security) -> str:
         """Judge a host before it is stored, and give the one spelling of it to store.

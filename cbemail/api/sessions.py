@@ -1,58 +1,39 @@
 """`/api/sessions`: logging in, tokens, credentials, health, and the end of it."""
 
-import re
 from datetime import datetime
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
 from cbemail.api import auth
 from cbemail.api.codec import decode_cursor, encode_cursor, json_response, no_content
+from cbemail.api.credentials import OAuth2Input, grant_of, printable, secret_of
 from cbemail.api.operation import Call
+from cbemail.api.servers import (
+    ServerInput,
+    ServerView,
+    advising,
+    bare_address,
+    complete_server,
+    find_setup,
+    view_of_server,
+)
 from cbemail.errors import InvalidRequest, Unauthenticated
-from cbemail.hosts import AccessToken, MailServer, Password, Secret, Security
+from cbemail.hosts import Password, Secret
 from cbemail.ids import SessionId
-from cbemail.mime.address import check_display_name, parse_address
+from cbemail.mime.address import check_display_name
+from cbemail.sessions.discovery import known_by_heart
 from cbemail.sessions.login import Login, ServerHealth
-from cbemail.sessions.providers import Provider, find_provider
+from cbemail.sessions.provider import Setup
 from cbemail.sessions.tokens import IssuedToken
 from cbemail.store.records import SessionRecord, SessionState
-
-Port = Annotated[int, Meta(ge=1, le=65535)]
-
-# RFC 8314 section 3: which port speaks what, for those who name one of the two only.
-_SECURITY_OF_PORT = {
-    143: Security.STARTTLS,
-    993: Security.TLS,
-    465: Security.TLS,
-    25: Security.STARTTLS,
-    587: Security.STARTTLS,
-    2525: Security.STARTTLS,
-}
-_IMAP_PORTS = {Security.TLS: 993, Security.STARTTLS: 143, Security.NONE: 143}
-_SMTP_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 587}
-
-
-class ServerInput(Struct, frozen=True, forbid_unknown_fields=True):
-    """A mail server, any subset of it: what is left out comes from the provider, or is usual."""
-
-    host: str | None = None
-    port: Port | None = None
-    security: Security | None = None
-    username: str | None = None
-    password: str | None = None
-
-
-class OAuth2Input(Struct, frozen=True, forbid_unknown_fields=True):
-    """An OAuth2 access token, used as it is until it expires."""
-
-    access_token: Annotated[str, Meta(min_length=1)]
 
 
 class NewSession(Struct, frozen=True, forbid_unknown_fields=True):
     """A mailbox: its address, and a password or OAuth2. ``username`` is the login name where that is not the address;
-    ``name`` the display name for From. The servers are needed where the address's provider is not a known one."""
+    ``name`` the display name for From. The servers are needed where
+    nobody knows those of the address: `GET /api/discover` tells."""
 
     email: str
     password: str | None = None
@@ -61,13 +42,6 @@ class NewSession(Struct, frozen=True, forbid_unknown_fields=True):
     imap: ServerInput = ServerInput()
     smtp: ServerInput = ServerInput()
     oauth2: OAuth2Input | None = None
-
-
-class ServerView(Struct, frozen=True):
-    host: str
-    port: int
-    security: Security
-    username: str
 
 
 class SessionView(Struct, frozen=True):
@@ -114,7 +88,7 @@ class TokenView(Struct, frozen=True):
 
 
 class NewCredentials(Struct, frozen=True, forbid_unknown_fields=True):
-    """A new password, or a new OAuth2 token, of the same mailbox."""
+    """A new password, or new OAuth2 tokens, of the same mailbox."""
 
     password: str | None = None
     oauth2: OAuth2Input | None = None
@@ -139,20 +113,6 @@ class Health(Struct, frozen=True):
     checked_at: datetime
 
 
-class DiscoverQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    email: str
-
-
-class Discovered(Struct, frozen=True):
-    """What `POST /api/sessions` would use. ``notes`` say what the provider wants of its users first."""
-
-    provider: str | None
-    imap: ServerView
-    smtp: ServerView
-    source: str
-    notes: list[str]
-
-
 # ---- handlers
 
 
@@ -161,13 +121,19 @@ async def create_session(call: Call[object, NewSession]) -> Response:
     services, body = call.services, call.body
     if services.settings.require_api_key:
         auth.require_service(call.request, services)
-    email = _email(body.email)
+    email = bare_address(body.email)
     name = _display_name(body.name)
-    login = _login(email, body)
+    secrets = _secrets(body)
+    if body.imap.host and body.smtp.host:
+        setup = known_by_heart(email)
+    else:
+        setup = await find_setup(call.request, services, email)
+    login = _login(email, body, secrets, setup)
     by_service = services.api_keys.accepts(call.request.headers.get("x-api-key", ""))
     stranger = None if by_service else call.request.scope
     attempt = services.limits.begin_login(login.imap, login.smtp, stranger=stranger)
-    created = await services.sessions.create(email, name, login)
+    with advising(login, setup):
+        created = await services.sessions.create(email, name, login)
     attempt.succeed()
     session_id = created.record.id
     services.imap.adopt(session_id, created.imap)
@@ -215,15 +181,15 @@ async def issue_token(call: Call[object, TokenRequest]) -> Response:
 
 
 async def replace_credentials(call: Call[object, NewCredentials]) -> Response:
-    """Give the session a new password or token, which is proven first; nothing else of it changes."""
-    session = call.session
-    secret = _secret(call.body.password, call.body.oauth2)
-    login = Login(session.imap, secret, session.smtp, secret)
+    """Give the session a new password or new tokens, which are proven first; nothing else of it changes."""
+    session, body = call.session, call.body
+    secret = secret_of(body.password, body.oauth2)
+    grant = grant_of(body.oauth2, session.imap.host)
+    login = Login(session.imap, secret, session.smtp, secret, grant)
     attempt = call.services.limits.begin_login(session.imap, session.smtp)
-    record = await call.services.sessions.replace_credentials(session.id, login)
+    with advising(login, None):
+        record = await call.services.sessions.replace_credentials(session.id, login)
     attempt.succeed()
-    call.services.imap.close_session(session.id)
-    call.services.smtp.close_session(session.id)
     return json_response(view_of(record))
 
 
@@ -245,35 +211,7 @@ async def check_session(call: Call[object, None]) -> Response:
     return json_response(Health(status, health.imap, health.smtp, call.services.clock()))
 
 
-async def discover(call: Call[DiscoverQuery, None]) -> Response:
-    """The servers of an address, where its provider is a known one."""
-    email = _email(call.query.email)
-    provider = find_provider(email)
-    if provider is None:
-        _unknown_servers("#/email", email)
-    answer = Discovered(
-        provider.name,
-        _server_view(provider.imap.server_for(email)),
-        _server_view(provider.smtp.server_for(email)),
-        "builtin",
-        list(provider.notes),
-    )
-    return json_response(answer)
-
-
 # ---- from the body to a login
-
-
-def _email(text: str) -> str:
-    try:
-        address = parse_address(text)
-    except ValueError as exc:
-        raise InvalidRequest.at("#/email", str(exc)) from exc
-    if address.name is not None:
-        raise InvalidRequest.at(
-            "#/email", "Give the bare address; the display name goes into name."
-        )
-    return address.address
 
 
 def _display_name(name: str | None) -> str | None:
@@ -285,76 +223,28 @@ def _display_name(name: str | None) -> str | None:
         raise InvalidRequest.at("#/name", str(exc)) from exc
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-def _printable(value: str, pointer: str) -> str:
-    """A control character in a credential has no use but to end a command early."""
-    if not value or _CONTROL.search(value):
-        raise InvalidRequest.at(pointer, "This must not be empty, nor hold control characters.")
-    return value
-
-
-def _login(email: str, body: NewSession) -> Login:
-    provider = find_provider(email)
+def _secrets(body: NewSession) -> tuple[Secret, Secret]:
+    """For IMAP and for SMTP."""
     if body.oauth2 is not None and (body.password or body.imap.password or body.smtp.password):
         raise InvalidRequest.at("#/oauth2", "Give a password or oauth2, not both.")
-    imap_secret = _server_secret(body, body.imap, "imap")
-    smtp_secret = _server_secret(body, body.smtp, "smtp")
-    imap = _server(email, body, body.imap, provider, "imap")
-    smtp = _server(email, body, body.smtp, provider, "smtp")
-    return Login(imap, imap_secret, smtp, smtp_secret)
+    return _server_secret(body, body.imap, "imap"), _server_secret(body, body.smtp, "smtp")
+
+
+def _login(
+    email: str, body: NewSession, secrets: tuple[Secret, Secret], setup: Setup | None
+) -> Login:
+    known_imap = setup.imap.server_for(email) if setup is not None else None
+    known_smtp = setup.smtp.server_for(email) if setup is not None else None
+    imap = complete_server("imap", body.imap, known_imap, email, body.username)
+    smtp = complete_server("smtp", body.smtp, known_smtp, email, body.username)
+    imap_secret, smtp_secret = secrets
+    return Login(imap, imap_secret, smtp, smtp_secret, grant_of(body.oauth2, imap.host))
 
 
 def _server_secret(body: NewSession, server: ServerInput, protocol: str) -> Secret:
     if server.password is not None:
-        return Password(_printable(server.password, f"#/{protocol}/password"))
-    return _secret(body.password, body.oauth2)
-
-
-def _secret(password: str | None, oauth2: OAuth2Input | None) -> Secret:
-    if (password is None) == (oauth2 is None):
-        raise InvalidRequest.at("#/password", "Give a password, or oauth2 in its place.")
-    if oauth2 is not None:
-        return AccessToken(_printable(oauth2.access_token, "#/oauth2/access_token"))
-    return Password(_printable(password or "", "#/password"))
-
-
-def _server(
-    email: str, body: NewSession, given: ServerInput, provider: Provider | None, protocol: str
-) -> MailServer:
-    known: MailServer | None = None
-    if provider is not None:
-        known = (provider.imap if protocol == "imap" else provider.smtp).server_for(email)
-    host = given.host or (known.host if known is not None else None)
-    if host is None:
-        _unknown_servers(f"#/{protocol}/host", email)
-    if given.host is not None and known is not None and given.host != known.host:
-        known = None  # another server: nothing of the provider's holds for it
-    username = given.username or body.username or (known.username if known else email)
-    port, security = _port_and_security(given, known, protocol)
-    return MailServer(host, port, security, _printable(username, f"#/{protocol}/username"))
-
-
-def _port_and_security(
-    given: ServerInput, known: MailServer | None, protocol: str
-) -> tuple[int, Security]:
-    ports = _IMAP_PORTS if protocol == "imap" else _SMTP_PORTS
-    if given.port is not None:
-        usual = _SECURITY_OF_PORT.get(given.port, Security.TLS)
-        return given.port, given.security or usual
-    if given.security is not None:
-        return ports[given.security], given.security
-    if known is not None:
-        return known.port, known.security
-    return ports[Security.TLS], Security.TLS
-
-
-def _unknown_servers(pointer: str, email: str) -> NoReturn:
-    domain = email.rpartition("@")[2]
-    raise InvalidRequest.at(
-        pointer, f"The mail servers of {domain} are not known here: name imap.host and smtp.host."
-    )
+        return Password(printable(server.password, f"#/{protocol}/password"))
+    return secret_of(body.password, body.oauth2)
 
 
 # ---- views
@@ -367,16 +257,12 @@ def view_of(record: SessionRecord) -> SessionView:
         name=record.name,
         provider=record.provider,
         auth=record.auth,
-        imap=_server_view(record.imap),
-        smtp=_server_view(record.smtp),
+        imap=view_of_server(record.imap),
+        smtp=view_of_server(record.smtp),
         state=record.state,
         created_at=record.created_at,
         last_used_at=record.last_used_at,
     )
-
-
-def _server_view(server: MailServer) -> ServerView:
-    return ServerView(server.host, server.port, server.security, server.username)
 
 
 def _token_view(issued: IssuedToken, refresh_token: str | None) -> TokenView:

@@ -9,13 +9,15 @@ import base64
 import ssl
 from collections.abc import Iterable
 
-from cbemail.errors import InvalidRequest, UpstreamError, UpstreamTimeout
+from cbemail.errors import UpstreamError, UpstreamTimeout
 from cbemail.hosts import AccessToken, MailHosts, MailServer, Secret, Security
-from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.flight import Completion
 from cbemail.imap.parser import capabilities
 from cbemail.imap.protocol import Response, ResponseCode, StatusResponse, Untagged
 from cbemail.imap.refusals import farewell, login_refusal, lost, silence
 from cbemail.imap.wire import Command, astring
+from cbemail.sasl import BEARER_MECHANISMS, LAST_WORDS, bearer, plain
 from cbemail.timing import spent_on
 
 TLS_SECONDS = 10.0
@@ -46,7 +48,7 @@ async def open_imap(server: MailServer, secret: Secret, hosts: MailHosts) -> Ima
         if not connection.capabilities:
             await _ask_capabilities(connection)
         if greeting.status != "PREAUTH":
-            await _authenticate(connection, server.username, secret)
+            await _authenticate(connection, server, secret)
     except BaseException:
         connection.abort()
         raise
@@ -145,13 +147,13 @@ async def upgrade(connection: ImapConnection, context: ssl.SSLContext, server_na
 # ---- who we are
 
 
-async def _authenticate(connection: ImapConnection, username: str, secret: Secret) -> None:
+async def _authenticate(connection: ImapConnection, server: MailServer, secret: Secret) -> None:
     if isinstance(secret, AccessToken):
-        completion = await _xoauth2(connection, username, secret.value)
+        completion = await _by_token(connection, server, secret.value)
     elif "AUTH=PLAIN" in connection.capabilities:
-        completion = await _plain(connection, username, secret.value)
+        completion = await _sasl(connection, "PLAIN", plain(server.username, secret.value))
     elif "LOGINDISABLED" not in connection.capabilities:
-        login = Command("LOGIN", (astring(username), astring(secret.value)))
+        login = Command("LOGIN", (astring(server.username), astring(secret.value)))
         (completion,) = await connection.run(login)
     else:
         raise UpstreamError(
@@ -164,34 +166,23 @@ async def _authenticate(connection: ImapConnection, username: str, secret: Secre
         await _ask_capabilities(connection)
 
 
-async def _plain(connection: ImapConnection, username: str, password: str) -> Completion:
-    """RFC 4616: no authorisation identity, both values in UTF-8, so that any password can be sent."""
-    fields = ("", username, password)
-    return await _sasl(connection, "PLAIN", b"\0".join(_sasl_text(text) for text in fields))
+async def _by_token(connection: ImapConnection, server: MailServer, token: str) -> Completion:
+    for mechanism in BEARER_MECHANISMS:
+        if f"AUTH={mechanism}" in connection.capabilities:
+            initial = bearer(mechanism, server.username, token, host=server.host, port=server.port)
+            return await _sasl(connection, mechanism, initial, LAST_WORDS[mechanism])
+    raise UpstreamError("The IMAP server does not offer OAuth2 logins.", protocol="imap")
 
 
-async def _xoauth2(connection: ImapConnection, username: str, token: str) -> Completion:
-    if "AUTH=XOAUTH2" not in connection.capabilities:
-        raise UpstreamError("The IMAP server does not offer OAuth2 logins.", protocol="imap")
-    fields = (f"user={username}", f"auth=Bearer {token}", "", "")
-    return await _sasl(connection, "XOAUTH2", b"\x01".join(_sasl_text(text) for text in fields))
-
-
-def _sasl_text(text: str) -> bytes:
-    """A field of a message whose fields end in NUL or ``\\x01``: with one of these in it, it would be two."""
-    if "\0" in text or "\x01" in text:
-        raise InvalidRequest("A user name or password cannot hold the characters NUL and SOH.")
-    return text.encode()
-
-
-async def _sasl(connection: ImapConnection, mechanism: str, initial: bytes) -> Completion:
-    """One client message. A further challenge is a refusal with its reasons (XOAUTH2): the empty answer ends it."""
-    encoded = base64.b64encode(initial)
+async def _sasl(
+    connection: ImapConnection, mechanism: str, initial: bytes, last_words: bytes = b""
+) -> Completion:
+    """One client message. A further challenge is a refusal with its reasons: the last words end it."""
+    answers = [base64.b64encode(initial), base64.b64encode(last_words)]
+    arguments = [mechanism.encode()]
     if "SASL-IR" in connection.capabilities:  # RFC 4959: a round trip less
-        command = Command("AUTHENTICATE", (mechanism.encode(), encoded))
-        return await connection.run_dialogue(command, [b""])
-    command = Command("AUTHENTICATE", (mechanism.encode(),))
-    return await connection.run_dialogue(command, [encoded, b""])
+        arguments.append(answers.pop(0))
+    return await connection.run_dialogue(Command("AUTHENTICATE", tuple(arguments)), answers)
 
 
 # ---- what the server can do

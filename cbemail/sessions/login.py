@@ -9,16 +9,19 @@ from cbemail.errors import CbemailError, CredentialsRejected, HostNotAllowed
 from cbemail.hosts import MailHosts, MailServer, Secret
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.login import open_imap
+from cbemail.sessions.oauth2 import Grant
 from cbemail.smtp.connection import SubmissionConnection, open_submission
 
 
 class Login(Struct, frozen=True):
-    """The two servers of a mailbox, and what opens them."""
+    """The two servers of a mailbox, and what opens them. With a ``grant`` both secrets are the one access token it was
+    exchanged for; an empty one, where it has not been yet."""
 
     imap: MailServer
     imap_secret: Secret
     smtp: MailServer
     smtp_secret: Secret
+    grant: Grant | None = None
 
 
 async def vetted(login: Login, hosts: MailHosts) -> Login:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from cbemail.hosts import AccessToken, Password, Secret
 from cbemail.ids import SessionId
 from cbemail.sessions.keys import KeyRing
+from cbemail.sessions.oauth2 import Grant
 
 
 class VaultError(Exception):
@@ -25,10 +26,11 @@ class _Sealed(Struct, frozen=True, array_like=True):
 
 
 class _Credentials(Struct, frozen=True, array_like=True):
-    """The two secrets of a session, each with its kind."""
+    """The two secrets of a session, each with its kind, and what access tokens are renewed with."""
 
     imap: tuple[str, str]
     smtp: tuple[str, str]
+    grant: Grant | None = None
 
 
 _VERSION = 1
@@ -66,13 +68,17 @@ class Vault:
             raise VaultError("the value was sealed for another session or field")
         return content.secret
 
-    def seal_secrets(self, session_id: SessionId, imap: Secret, smtp: Secret) -> bytes:
-        """Both secrets of a session, as one value for `SessionRecord.sealed_credentials`."""
-        content = _encoder.encode(_Credentials(_kept(imap), _kept(smtp)))
+    def seal_secrets(
+        self, session_id: SessionId, imap: Secret, smtp: Secret, grant: Grant | None = None
+    ) -> bytes:
+        """The secrets of a session, as one value for `SessionRecord.sealed_credentials`. No two are the same."""
+        content = _encoder.encode(_Credentials(_kept(imap), _kept(smtp), grant))
         return self.seal(session_id, _CREDENTIALS, content)
 
-    def open_secrets(self, session_id: SessionId, sealed: bytes) -> tuple[Secret, Secret]:
-        """The IMAP and the SMTP secret of a session.
+    def open_secrets(
+        self, session_id: SessionId, sealed: bytes
+    ) -> tuple[Secret, Secret, Grant | None]:
+        """The IMAP and the SMTP secret of a session, and what they are renewed with.
 
         Raises:
             VaultError: they cannot be opened; the session needs its credentials again.
@@ -81,7 +87,7 @@ class Vault:
             content = _credentials.decode(self.open(session_id, _CREDENTIALS, sealed))
         except msgspec.DecodeError as exc:
             raise VaultError("the sealed value holds no credentials") from exc
-        return _restored(*content.imap), _restored(*content.smtp)
+        return _restored(*content.imap), _restored(*content.smtp), content.grant
 
     def needs_rotation(self, sealed: bytes) -> bool:
         """Whether it was sealed with another key than the newest."""

@@ -97,6 +97,8 @@ def was_reached(error: CbemailError) -> bool | None:
     match error:
         case CredentialsStale():  # told without a login, once it is known
             return None
+        case UpstreamError(protocol="oauth2"):  # no access token was to be had
+            return None
         case CredentialsRejected() | UpstreamError(command="AUTH"):
             return True
         case UpstreamError():

@@ -1,12 +1,12 @@
-"""Lends submission connections: few to each session, few to each host, and none that is not between transactions.
+"""Lends submission connections: few to each account, few to each host, and none that is not between transactions.
 
 Every decision is made without awaiting, on plain lists of slots; the network comes before it or after it. So a task
 that is cancelled, wherever it is, leaves the count of connections right.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,6 @@ from cbemail.timing import spent_on
 _LOGINS = 2  # of one session under way at once: so few are tried when its password was changed
 _RETRY_AFTER = 5  # seconds; a transaction takes one or two
 _NONE_FREE = "Every connection this session may have to its SMTP server is busy."
-_SHUTTING_DOWN = "The service is shutting down."
 _UNREACHABLE = (
     "The SMTP server could not be reached several times in a row, and is left alone for now."
 )
@@ -44,6 +43,7 @@ class _Slot:
     """The right to one connection: being opened, lent out, or idle."""
 
     session_id: SessionId
+    account: Hashable
     host: _Host
     probe: bool = False  # its opening is what an open circuit waits for
     connection: SubmissionConnection | None = None  # none yet while it is being opened
@@ -59,6 +59,7 @@ class _Slot:
 @dataclass(eq=False)
 class _Waiter:
     session_id: SessionId
+    account: Hashable
     patient: bool  # waits for ever: a batch, which nobody is watching
     granted: asyncio.Future[_Slot]
 
@@ -68,9 +69,11 @@ class SmtpPool:
 
     Args:
         host_of: names the server of a session; sessions with the same name share ``per_host`` and a circuit.
-        limit_of: how many connections a session may have just now. It must know an answer for a session that has
-            ended, too. What is lent out when the limit falls goes when it comes back.
-        per_session: the most that ``limit_of`` can allow, and what counts without it. No session ever has more than
+        account_of: whom the mail server counts connections for: sessions of one login share a limit. Without it each
+            session is an account. Like ``limit_of`` it must know an answer for a session that has ended, too.
+        limit_of: how many connections a session's account may have just now. What is lent out when the limit falls
+            goes when it comes back.
+        per_session: the most that ``limit_of`` can allow, and what counts without it. No account ever has more than
             half of what its host may have (one, if that is one): so another never waits for one batch alone.
     """
 
@@ -79,6 +82,7 @@ class SmtpPool:
         connect: Callable[[SessionId], Awaitable[SubmissionConnection]],
         host_of: Callable[[SessionId], str],
         *,
+        account_of: Callable[[SessionId], Hashable] = str,
         limit_of: Callable[[SessionId], int] | None = None,
         per_host: int = 20,
         per_session: int = 3,  # what Exchange Online allows a mailbox
@@ -90,6 +94,7 @@ class SmtpPool:
     ) -> None:
         self._connect = connect
         self._host_of = host_of
+        self._account_of = account_of
         self._limit_of = limit_of
         self._per_host = per_host
         self._per_session = max(1, min(per_session, per_host // 2))
@@ -139,14 +144,17 @@ class SmtpPool:
 
     def others_wait(self, session_id: SessionId) -> bool:
         """Whether a batch of the session should give a connection back between two messages: somebody else cannot
-        have one before, be it another session, or a client that waits for the answer to a message of this one."""
+        have one before, be it another account, a client that waits for the answer to a message of this one, or a batch
+        of another session of it that has fewer."""
         host = self._known_host(session_id)
         if host is None or not host.waiters:
             return False
         full = len(host.slots) >= self._per_host
+        account = self._account_of(session_id)
+        lent = Counter(slot.session_id for slot in host.slots if not slot.idle)
         return any(
-            not waiter.patient
-            if waiter.session_id == session_id
+            not waiter.patient or lent[session_id] > lent[waiter.session_id] + 1
+            if waiter.account == account
             else full and self._is_below_limit(waiter.session_id, host)
             for waiter in host.waiters
             if not waiter.granted.done()
@@ -219,7 +227,8 @@ class SmtpPool:
         seconds = host.circuit.retry_in(_now())
         if seconds is not None:
             raise _left_alone(seconds)
-        waiter = _Waiter(session_id, deadline is None, asyncio.get_running_loop().create_future())
+        granted: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(session_id, self._account_of(session_id), deadline is None, granted)
         if first:
             host.waiters.appendleft(waiter)
             self._serve(host)  # the place of the dead one may do for another
@@ -280,19 +289,25 @@ class SmtpPool:
         """A slot, if the session may have one now. The one place where the limits are."""
         for slot in [each for each in host.slots if _hung_up(each)]:
             self._remove(slot)
-        own = [slot for slot in host.slots if slot.session_id == session_id]
-        idle = [slot for slot in own if slot.idle]
-        limit = self._limit(session_id)
-        if len(own) - len(idle) >= limit:
+        account = self._account_of(session_id)
+        shared = [slot for slot in host.slots if slot.account == account]
+        idle = [slot for slot in shared if slot.idle]
+        idle.sort(
+            key=lambda slot: slot.session_id == session_id
+        )  # those of other sessions go first
+        room = self._limit(session_id) - (len(shared) - len(idle))
+        if room <= 0:
             return None
-        for slot in idle[: max(0, len(own) - limit)]:
-            self._remove(slot)
-        if idle:
+        if idle and idle[-1].session_id == session_id:
+            for slot in idle[:-room]:
+                self._remove(slot)
             _stop_expiry(idle[-1])  # the latest used is the likeliest to live
             return idle[-1]
-        opening = sum(slot.connection is None for slot in own)
+        opening = sum(slot.connection is None for slot in shared)
         if opening >= _LOGINS or host.circuit.retry_in(_now()) is not None:
             return None
+        for slot in idle[: max(0, len(idle) + 1 - room)]:
+            self._remove(slot)
         return self._new_slot(session_id, host)
 
     def _new_slot(self, session_id: SessionId, host: _Host) -> _Slot | None:
@@ -301,7 +316,9 @@ class SmtpPool:
             if stranger is None:
                 return None
             self._remove(stranger)
-        slot = _Slot(session_id, host, probe=host.circuit.let_through())
+        slot = _Slot(
+            session_id, self._account_of(session_id), host, probe=host.circuit.let_through()
+        )
         host.slots.append(slot)
         return slot
 
@@ -311,7 +328,8 @@ class SmtpPool:
         return max(1, min(self._limit_of(session_id), self._per_session))
 
     def _is_below_limit(self, session_id: SessionId, host: _Host) -> bool:
-        lent = [slot for slot in host.slots if slot.session_id == session_id and not slot.idle]
+        account = self._account_of(session_id)
+        lent = [slot for slot in host.slots if slot.account == account and not slot.idle]
         return len(lent) < self._limit(session_id)
 
     def _release(self, slot: _Slot) -> None:
@@ -330,7 +348,7 @@ class SmtpPool:
 
     def _can_serve_again(self, slot: _Slot) -> bool:
         connection = slot.connection
-        own = sum(each.session_id == slot.session_id for each in slot.host.slots)
+        own = sum(each.account == slot.account for each in slot.host.slots)
         return (
             connection is not None
             and connection.is_usable()
@@ -341,7 +359,7 @@ class SmtpPool:
         )
 
     def _serve(self, host: _Host) -> None:
-        """Grant what is free to those who can use it, in their order; who is at their session's limit is passed over."""
+        """Grant what is free to those who can use it, in their order; who is at their account's limit is passed over."""
         passed: set[SessionId] = set()
         for waiter in list(host.waiters):
             if waiter.granted.done() or waiter.session_id in passed:
@@ -429,4 +447,4 @@ def _left_alone(seconds: float) -> UpstreamUnavailable:
 
 
 def _shutting_down() -> Overloaded:
-    return Overloaded(_SHUTTING_DOWN, retry_after=_RETRY_AFTER)
+    return Overloaded("The service is shutting down.", retry_after=_RETRY_AFTER)

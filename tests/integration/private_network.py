@@ -10,28 +10,30 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import httpx
 import msgspec
 
 from tests.integration.servers import program, unavailable
 from tests.integration.service import ServiceProcess
 
-Answers = list[
-    list[str]
-]  # the addresses of a name, each time it is asked for; then from the beginning
+# The records of a name, each time it is asked for; then from the beginning. An address, or a type and its value as in
+# "SRV 0 0 993 mail.acme.org.".
+Answers = list[list[str]]
 
 _ROOT = Path(__file__).parents[2]
 _NAME_SERVER = "127.0.0.53"
@@ -39,7 +41,6 @@ _SECONDS = 60
 _ETH_P_ALL = 3
 _IP_PROTOCOL_TCP = 6
 _SYN, _ACK = 0x02, 0x10
-_RECORD_TYPES = {1: IPv4Address, 28: IPv6Address}  # A (RFC 1035), AAAA (RFC 3596)
 
 
 @dataclass(frozen=True)
@@ -154,32 +155,28 @@ def _serve_names(names: dict[str, Answers], directory: Path) -> None:
 
 
 def _answer_all(server: socket.socket, names: dict[str, Answers]) -> None:
-    turns: defaultdict[tuple[str, int], Iterator[list[str]]]
-    turns = defaultdict(lambda: iter(()))
-    turns |= {(name, kind): cycle(names[name]) for name in names for kind in _RECORD_TYPES}
+    turns: dict[tuple[str, str], Iterator[list[str]]] = {}
     while True:
         query, client = server.recvfrom(512)
-        name, end = _question(query)
-        kind = int.from_bytes(query[end : end + 2], "big")
-        known = name in names
-        addresses = [ip_address(each) for each in next(turns[name, kind], [])]
-        records = [
-            struct.pack("!HHHIH", 0xC00C, kind, 1, 0, len(address.packed)) + address.packed
-            for address in addresses
-            if isinstance(address, _RECORD_TYPES.get(kind, ()))
-        ]
-        flags = 0x8180 if known else 0x8183  # no error, or no such name
-        header = query[:2] + struct.pack("!HHHHH", flags, 1, len(records), 0, 0)
-        server.sendto(header + query[12 : end + 4] + b"".join(records), client)
+        response = dns.message.make_response(dns.message.from_wire(query), recursion_available=True)
+        [question] = response.question
+        name = question.name.to_text(omit_final_dot=True).lower()
+        kind = dns.rdatatype.to_text(question.rdtype)
+        if name not in names:
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        turn = next(turns.setdefault((name, kind), cycle(names.get(name, [[]]))))
+        records = [value for known, value in map(_record, turn) if known == kind]
+        if records:
+            response.answer.append(dns.rrset.from_text(question.name, 0, "IN", kind, *records))
+        server.sendto(response.to_wire(), client)
 
 
-def _question(query: bytes) -> tuple[str, int]:
-    """The name asked for, and where it ends."""
-    labels, at = [], 12
-    while length := query[at]:
-        labels.append(query[at + 1 : at + 1 + length].decode("ascii").lower())
-        at += 1 + length
-    return ".".join(labels), at + 1
+def _record(text: str) -> tuple[str, str]:
+    """Its type and its value."""
+    if " " in text:
+        kind, _, value = text.partition(" ")
+        return kind, value
+    return ("AAAA" if ":" in text else "A"), text
 
 
 if __name__ == "__main__":

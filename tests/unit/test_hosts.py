@@ -3,8 +3,8 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 
 import pytest
@@ -13,6 +13,7 @@ from aiohappyeyeballs import AddrInfoType
 
 from cbemail.errors import HostNotAllowed, UpstreamTimeout, UpstreamUnavailable
 from cbemail.hosts import AccessToken, MailHosts, Password, Security, normalise_host
+from tests.unit.smtp.conftest import settle
 
 PUBLIC = "9.9.9.9"
 PORTS = (143, 587, 993)
@@ -290,19 +291,65 @@ async def test_a_resolver_that_does_not_answer_is_a_timeout(monkeypatch: pytest.
         await MailHosts(allow_ports=PORTS, resolve=silent).vet("a.example", 993, Security.TLS)
 
 
-async def test_a_host_that_does_not_answer_is_a_timeout(monkeypatch: pytest.MonkeyPatch):
-    """A listener whose queue is full drops what comes after, as a filtered port does."""
-    monkeypatch.setattr("cbemail.hosts.CONNECT_SECONDS", 0.05)
+@contextmanager
+def black_hole(address: str, port: int = 0) -> Iterator[int]:
+    """The port of a listener whose queue is full: it drops what comes after, as a filtered port does."""
     with ExitStack() as sockets:
-        full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        port = full.getsockname()[1]
+        full = sockets.enter_context(socket.create_server((address, port), backlog=0))
         for _ in range(4):
             waiting = sockets.enter_context(socket.socket())
             waiting.settimeout(0)
             waiting.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
 
-        with pytest.raises(UpstreamTimeout):
-            await hosts(networks=["127.0.0.0/8"]).open_socket("127.0.0.1", port, Security.TLS)
+
+async def test_a_host_that_does_not_answer_is_a_timeout(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cbemail.hosts.CONNECT_SECONDS", 0.05)
+    with black_hole("127.0.0.1") as port, pytest.raises(UpstreamTimeout):
+        await hosts(networks=["127.0.0.0/8"]).open_socket("127.0.0.1", port, Security.TLS)
+
+
+async def test_an_address_that_never_answers_does_not_hold_up_the_next(listener: socket.socket):
+    """Nothing but the deadline would end the first attempt: whoever waits for it gets no connection."""
+    names = Names(mail_example=["127.0.0.2", "127.0.0.1"])
+    port = listener.getsockname()[1]
+
+    with black_hole("127.0.0.2", port):
+        sock = await hosts(names, networks=["127.0.0.0/8"]).open_socket(
+            "mail.example", port, Security.TLS
+        )
+
+    with sock:
+        assert sock.getpeername()[0] == "127.0.0.1"
+
+
+async def test_names_that_never_resolve_leave_room_though_nobody_waits_for_them() -> None:
+    asked: list[str] = []
+    answered = asyncio.Event()
+
+    async def slow(name: str, port: int) -> Sequence[AddrInfoType]:
+        asked.append(name)
+        await answered.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("9.9.9.9", port))]
+
+    def ask(name: str) -> asyncio.Task[str]:
+        return asyncio.create_task(strangers.vet(name, 993, Security.TLS))
+
+    strangers = MailHosts(allow_ports=PORTS, resolve=slow).resolving(at_once=2)
+    gone = [ask(f"{number}.example") for number in range(5)]
+    await settle()
+    for task in gone:
+        task.cancel()
+    await asyncio.wait(gone)
+    next_one = ask("next.example")
+    await settle()
+    asked_meanwhile = list(asked)
+
+    answered.set()
+    await next_one
+
+    assert asked_meanwhile == ["0.example", "1.example"]
+    assert asked == [*asked_meanwhile, "next.example"]
 
 
 async def test_the_system_resolver_is_asked_by_default(listener: socket.socket):

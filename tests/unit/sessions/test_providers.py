@@ -6,7 +6,13 @@ from collections import Counter
 import pytest
 
 from cbemail.hosts import MailServer, Security, normalise_host
-from cbemail.sessions.providers import PROVIDERS, Provider, find_provider, find_provider_by_host
+from cbemail.sessions.provider import Provider
+from cbemail.sessions.provider_table import PROVIDERS
+from cbemail.sessions.providers import (
+    find_provider,
+    find_provider_by_exchanger,
+    find_provider_by_host,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,40 @@ def test_a_host_of_ones_own_is_no_provider(host: str):
     assert find_provider_by_host(host) is None
 
 
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("aspmx.l.google.com", "Gmail"),
+        ("SMTP.Google.com.", "Gmail"),
+        ("acme-org.mail.protection.outlook.com", "Microsoft 365"),
+        ("acme-org.k-v1.mx.microsoft", "Microsoft 365"),
+        ("hotmail-com.olc.protection.outlook.com", "Outlook.com"),
+        ("in1-smtp.messagingengine.com", "Fastmail"),
+        ("mx01.mail.icloud.com", "iCloud"),
+        ("mx00.kundenserver.de", "IONOS (Germany)"),
+    ],
+)
+def test_a_company_on_a_providers_servers_is_known_by_its_mail_exchanger(host: str, name: str):
+    provider = find_provider_by_exchanger(host)
+
+    assert provider is not None
+    assert provider.name == name
+
+
+@pytest.mark.parametrize("host", ["mx.acme.org", "notgoogle.com", "google.com.acme.org", "com", ""])
+def test_an_exchanger_of_ones_own_is_no_providers(host: str):
+    assert find_provider_by_exchanger(host) is None
+
+
+def test_an_organisation_at_zoho_has_other_servers_than_zohos_own_addresses():
+    own, organisation = find_provider("joe@zoho.eu"), find_provider_by_exchanger("mx.zoho.eu")
+
+    assert own is not None
+    assert organisation is not None
+    assert own.name == organisation.name
+    assert (own.imap.host, organisation.imap.host) == ("imap.zoho.eu", "imappro.zoho.eu")
+
+
 def test_a_server_is_written_out_for_one_mailbox():
     provider = find_provider("joe@icloud.com")
 
@@ -84,13 +124,19 @@ def test_a_domain_belongs_to_one_provider():
     assert {domain for domain, count in domains.items() if count > 1} == set()
 
 
+def test_an_exchanger_belongs_to_one_provider():
+    exchangers = Counter(name for provider in PROVIDERS for name in provider.exchangers)
+
+    assert {name for name, count in exchangers.items() if count > 1} == set()
+
+
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
 def test_an_entry_is_well_formed(provider: Provider):
     for endpoint in (provider.imap, provider.smtp):
         assert normalise_host(endpoint.host) == endpoint.host
         expected = Security.TLS if endpoint.port in (993, 465) else Security.STARTTLS
         assert endpoint.security is expected
-    for name in (*provider.domains, *provider.other_hosts):
+    for name in (*provider.domains, *provider.other_hosts, *provider.exchangers):
         assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name)
     for note in provider.notes:
         assert note.endswith(".")

@@ -1,11 +1,15 @@
 """Secrets at rest: they open for whom they were sealed, under any key of the ring, and for nobody else."""
 
+from datetime import UTC, datetime
+
+import msgspec
 import pytest
 from cryptography.fernet import Fernet
 
 from cbemail.hosts import AccessToken, Password, Secret
 from cbemail.ids import SessionId
 from cbemail.sessions.keys import KeyRing
+from cbemail.sessions.oauth2 import Grant
 from cbemail.sessions.vault import Vault, VaultError
 
 NEW = "kR7x_Qm2vT9-bW4zLp8sYd3nFg6hJc1aUe5iXo0"
@@ -79,7 +83,25 @@ def test_a_value_with_one_octet_changed_does_not_open(vault: Vault):
 def test_both_secrets_of_a_session_come_back_as_they_were(vault: Vault, imap: Secret, smtp: Secret):
     sealed = vault.seal_secrets(ALICE, imap, smtp)
 
-    assert vault.open_secrets(ALICE, sealed) == (imap, smtp)
+    assert vault.open_secrets(ALICE, sealed) == (imap, smtp, None)
+
+
+def test_what_tokens_are_renewed_with_is_sealed_with_them(vault: Vault):
+    moment = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+    grant = Grant("https://a.example/t", "client", "refresh", "secret", "mail", moment, moment)
+    token = AccessToken("ya29.x")
+
+    sealed = vault.seal_secrets(ALICE, token, token, grant)
+
+    assert vault.open_secrets(ALICE, sealed) == (token, token, grant)
+
+
+def test_credentials_from_before_there_were_grants_open(vault: Vault):
+    former = msgspec.msgpack.encode((("access_token", "ya29.x"), ("access_token", "ya29.x")))
+
+    opened = vault.open_secrets(ALICE, vault.seal(ALICE, "credentials", former))
+
+    assert opened == (AccessToken("ya29.x"), AccessToken("ya29.x"), None)
 
 
 def test_credentials_of_another_session_do_not_open(vault: Vault):

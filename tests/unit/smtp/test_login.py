@@ -33,11 +33,40 @@ async def test_an_access_token_goes_by_xoauth2(smtp_server: ScriptedSmtp, open_t
     assert smtp_server.messages[0].user == USER
 
 
-async def test_a_refused_access_token_is_a_refused_login(
+async def test_an_access_token_goes_by_the_standard_where_that_is_offered(
     smtp_server: ScriptedSmtp, open_to: Open
 ) -> None:
+    smtp_server.mechanisms = ("PLAIN", "OAUTHBEARER")
+
+    connection = await open_to(smtp_server, secret=AccessToken(TOKEN))
+    await connection.submit(ENVELOPE)
+
+    assert smtp_server.count("AUTH OAUTHBEARER") == 1
+    assert smtp_server.messages[0].user == USER
+
+
+async def test_where_both_are_offered_an_access_token_goes_by_xoauth2(
+    smtp_server: ScriptedSmtp, open_to: Open
+) -> None:
+    smtp_server.mechanisms = ("OAUTHBEARER", "XOAUTH2")
+
+    await open_to(smtp_server, secret=AccessToken(TOKEN))
+
+    assert smtp_server.count("AUTH XOAUTH2") == 1
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "last_words"), [("XOAUTH2", b""), ("OAUTHBEARER", base64.b64encode(b"\x01"))]
+)
+async def test_a_refused_access_token_is_a_refused_login_once_its_reasons_are_answered(
+    smtp_server: ScriptedSmtp, open_to: Open, mechanism: str, last_words: bytes
+) -> None:
+    smtp_server.mechanisms = (mechanism,)
+
     with pytest.raises(CredentialsRejected):
         await open_to(smtp_server, secret=AccessToken("old"))
+
+    assert smtp_server.commands[-1] == last_words
 
 
 async def test_a_login_beyond_ascii_arrives_as_utf_8(

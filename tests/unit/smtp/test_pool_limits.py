@@ -308,3 +308,79 @@ async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+# ---- sessions of one login, which the mail server takes for one client
+
+
+def one_login(_: SessionId) -> str:
+    return "joe"
+
+
+async def test_sessions_of_one_login_share_its_connections(make_pool: MakePool) -> None:
+    pool = make_pool(account_of=one_login, limit_of=lambda _: 2, per_session=10)
+
+    async with AsyncExitStack() as stack:
+        await borrow_all(stack, pool, JOE, ANN)
+        for session_id in (JOE, ANN, BOB):
+            with pytest.raises(Overloaded):
+                async with pool.lease(session_id, patience=0):
+                    pass
+
+
+async def test_an_idle_connection_gives_way_to_another_session_of_its_login(
+    smtp_server: ScriptedSmtp, make_pool: MakePool
+) -> None:
+    pool = make_pool(account_of=one_login, limit_of=lambda _: 1, per_session=10)
+
+    await send(pool, JOE)
+    await send(pool, ANN)
+
+    assert [message.user for message in smtp_server.messages] == [JOE, ANN]
+    assert pool.statistics().idle == 1
+
+
+async def test_a_session_keeps_its_own_idle_connection_and_the_others_give_way(
+    smtp_server: ScriptedSmtp, make_pool: MakePool
+) -> None:
+    limit = 3
+    pool = make_pool(account_of=one_login, limit_of=lambda _: limit, per_session=10)
+    for session_id in (JOE, ANN, BOB):
+        await send(pool, session_id)
+
+    limit = 1
+    await send(pool, JOE)
+
+    assert smtp_server.connections == 3
+    assert pool.statistics().idle == 1
+
+
+async def test_of_two_batches_of_one_login_the_larger_gives_way_to_the_smaller(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(account_of=one_login, limit_of=lambda _: 2, per_session=10)
+
+    async with AsyncExitStack() as stack:
+        await borrow_all(stack, pool, JOE, JOE)
+        await waits(stack, pool, ANN)
+        with_both = pool.others_wait(JOE)
+    async with AsyncExitStack() as stack:
+        await borrow_all(stack, pool, JOE, ANN)
+        await waits(stack, pool, ANN)
+
+        assert with_both
+        assert not pool.others_wait(JOE), "or each would log in for every message"
+
+
+async def test_a_batch_gives_way_to_a_message_of_another_session_of_its_login(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(account_of=one_login, limit_of=lambda _: 1, per_session=10)
+
+    async with AsyncExitStack() as stack:
+        await borrow_all(stack, pool, JOE)
+        message = asyncio.create_task(send(pool, ANN))
+        await settle()
+
+        assert pool.others_wait(JOE)
+    await message
