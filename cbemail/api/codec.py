@@ -190,8 +190,19 @@ def decode_cursor(cursor: str, kind: type[T]) -> T:
 def tagged_response(request: Request[Any], content: object) -> Response:
     """``content`` with its entity tag; 304 without a body where the client already has it (RFC 9110 13.1.2)."""
     body = _encode(content)
-    tag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
-    headers = {"ETag": tag}
+    return unless_known(request, body, entity_tag(body))
+
+
+def entity_tag(body: bytes) -> str:
+    """The entity tag of an answer: of the same octets, always the same."""
+    return f'"{blake2b(body, digest_size=16).hexdigest()}"'
+
+
+def unless_known(
+    request: Request[Any], body: bytes, tag: str, more: Mapping[str, str] | None = None
+) -> Response:
+    """``body``, which is JSON, under its entity ``tag``; 304 where the client has it already."""
+    headers = {"ETag": tag, **(more or {})}
     known = request.headers.get("if-none-match")
     if known is not None and (known.strip() == "*" or tag in re.findall(r'"[^"]*"', known)):
         return Response(status_code=304, headers=headers)

@@ -22,7 +22,7 @@ class Folders(Struct, frozen=True):
 
 
 class NewFolder(Struct, frozen=True, forbid_unknown_fields=True):
-    """``name`` is the full path; ``/`` separates levels on every server."""
+    """``name`` is the full path; ``/`` separates levels on every server, and a prefix that all folders have there may be left out."""
 
     name: str
 

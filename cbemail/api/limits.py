@@ -90,6 +90,7 @@ class Limits:
         self._clients = Quota("logins", logins, clock=clock)
         self._mailboxes = Quota("mailbox-logins", logins, clock=clock)
         self._hosts = Quota("failed-logins", failures, clock=clock)
+        self._look_ups = Quota("look-ups", logins, clock=clock)
 
     # ---- requests
 
@@ -115,6 +116,20 @@ class Limits:
             self._waiting[session_id] = waiting
         else:
             del self._waiting[session_id]
+
+    # ---- look-ups
+
+    def admit_look_up(self, stranger: Scope) -> None:
+        """Let a client, known by its address only, have us ask others where a domain's mail servers are.
+
+        Raises:
+            RateLimited: it may again later.
+        """
+        client = counted_as(stranger)
+        stranger["rate_limit"] = (self._look_ups, client)
+        wait = self._look_ups.take(client)
+        if wait:
+            raise RateLimited("There were too many look-ups of mail servers.", retry_after=wait)
 
     # ---- logins
 

@@ -1,27 +1,22 @@
 """`/api/mailbox/messages`: listing, reading and changing single messages."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
-from cbemail.api.codec import (
-    decode_cursor,
-    encode_cursor,
-    json_response,
-    tagged_response,
-)
+from cbemail.api.codec import decode_cursor, encode_cursor, json_response
 from cbemail.api.links import part_url
 from cbemail.api.operation import Call
+from cbemail.api.rows import Row
 from cbemail.errors import InvalidRequest
 from cbemail.imap.protocol import FolderPath, UidValidity
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.actions import flag_change
-from cbemail.mailbox.listing import Position
-from cbemail.mailbox.summary import Summary, Unreadable
-
-ROW_KINDS = (Summary, Unreadable)
+from cbemail.mailbox.everywhere import EVERYWHERE, Skipped
+from cbemail.mailbox.finding import Position
+from cbemail.mailbox.strand import AccountPosition
 
 Limit = Annotated[int, Meta(ge=1, le=200)]
 
@@ -56,6 +51,7 @@ class ListMessages(Struct, frozen=True, forbid_unknown_fields=True, rename={"fro
     has_attachments: bool | None = None
     header: str | None = None
     q: str | None = None
+    snippet: bool = False
 
     def criteria(self) -> SearchFilter:
         """The filters, as the search takes them."""
@@ -101,32 +97,28 @@ def _header(value: str | None) -> tuple[str, str] | None:
     return name.strip(), text.strip()
 
 
-# `Summary | Unreadable`, which msgspec cannot name as a type: nothing in the JSON tells them apart but their fields.
-Row = Annotated[
-    Any,
-    Meta(
-        extra_json_schema={
-            "oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in ROW_KINDS]
-        }
-    ),
-]
-
-
 class MessagePage(Struct, frozen=True):
-    """One page, newest first. ``total`` counts all messages that fit the filters."""
+    """One page, newest first. ``total`` counts all messages that fit the filters.
+
+    With ``folder=*`` that is the ``folder`` of the page as well, each row names its own, and ``uid_validity`` is null;
+    ``skipped`` are folders that the mail server could not search, whose messages are missing from the list.
+    """
 
     folder: FolderPath
-    uid_validity: UidValidity
+    uid_validity: UidValidity | None
     total: int
     messages: list[Row]
     next_cursor: str | None
+    skipped: list[Skipped]
 
 
 class GetMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """``html=raw`` gives the HTML as it was sent, which is not safe to show."""
+    """``html=raw`` gives the HTML as it was sent, which is not safe to show. ``reply_only`` is for the text of replies;
+    what is not certain to be quoted stays in it."""
 
     folder: str = "INBOX"
     mark_read: bool = False
+    reply_only: bool = False
     html: Literal["safe", "raw"] = "safe"
 
 
@@ -152,18 +144,36 @@ class Mark(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def list_messages(call: Call[ListMessages, None]) -> Response:
-    """A page of a folder, newest first. Pages stay stable while mail arrives."""
+    """A page of a folder, newest first; or, with ``folder=*``, of every folder but trash and junk. Pages stay stable
+    while mail arrives."""
     query = call.query
+    if query.folder == EVERYWHERE:
+        return await _list_account(call)
     page = await call.services.listing.page(
         call.session.id,
         query.folder,
         query.criteria(),
         limit=query.limit,
         after=decode_cursor(query.cursor, Position) if query.cursor is not None else None,
+        snippets=query.snippet,
     )
     cursor = encode_cursor(page.end) if page.end is not None else None
-    answer = MessagePage(page.folder, page.uid_validity, page.total, page.messages, cursor)
-    return tagged_response(call.request, answer)
+    answer = MessagePage(page.folder, page.uid_validity, page.total, page.messages, cursor, [])
+    return json_response(answer)
+
+
+async def _list_account(call: Call[ListMessages, None]) -> Response:
+    query = call.query
+    page = await call.services.account.page(
+        call.session.id,
+        query.criteria(),
+        limit=query.limit,
+        after=decode_cursor(query.cursor, AccountPosition) if query.cursor is not None else None,
+        snippets=query.snippet,
+    )
+    cursor = encode_cursor(page.end) if page.end is not None else None
+    folder = FolderPath(EVERYWHERE)
+    return json_response(MessagePage(folder, None, page.total, page.messages, cursor, page.skipped))
 
 
 async def get_message(call: Call[GetMessage, None]) -> Response:
@@ -174,6 +184,7 @@ async def get_message(call: Call[GetMessage, None]) -> Response:
         call.uid,
         mark_read=call.query.mark_read,
         raw_html=call.query.html == "raw",
+        reply_only=call.query.reply_only,
         part_url=part_url,
     )
     return json_response(message)

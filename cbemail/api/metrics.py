@@ -26,6 +26,7 @@ from cbemail.mailbox.cache import SummaryCache
 from cbemail.metrics import Distribution, PoolStatistics, RequestTally
 from cbemail.outbox.dispatch import Dispatch
 from cbemail.outbox.outbox import Outbox
+from cbemail.sessions.renewal import Renewals
 from cbemail.smtp.pool import SmtpPool
 from cbemail.store.batch_records import BatchState
 from cbemail.store.group_commit import CommitStatistics
@@ -33,6 +34,7 @@ from cbemail.store.records import SendState
 
 _WAITING = (SendState.QUEUED, SendState.SENDING, SendState.DEFERRED, SendState.UNCERTAIN)
 _OUTCOMES = (SendState.SENT, SendState.FAILED, SendState.DEFERRED, SendState.UNCERTAIN)
+_REFRESHES = ("renewed", "refused", "failed")
 _UNDER_WAY = (BatchState.SCHEDULED, BatchState.QUEUED, BatchState.RUNNING, BatchState.PAUSED)
 
 _Values = Mapping[tuple[str, ...], float]  # by the values of the labels
@@ -53,6 +55,7 @@ class Sources(Struct, frozen=True):
     requests: RequestTally
     lag: Distribution  # of the event loop
     sessions: Callable[[], int]
+    renewals: Renewals
     imap: ImapPool
     smtp: SmtpPool
     cache: SummaryCache
@@ -77,6 +80,12 @@ class _ServiceCollector(Collector):
         sources = self._sources
         yield InfoMetricFamily("cbemail", "The service.", {"version": version("cbemail")})
         yield _gauge("cbemail_sessions", "Sessions there are.", (), {(): sources.sessions()})
+        yield _counter(
+            "cbemail_token_refreshes_total",
+            "Requests to token endpoints: renewed, refused for good, or failed for the moment.",
+            ("outcome",),
+            {(outcome,): sources.renewals.outcomes[outcome] for outcome in _REFRESHES},
+        )
         yield from _of_requests(sources.requests)
         yield from _of_connections(sources.imap, sources.smtp)
         yield from _of_the_outbox(sources.outbox, sources.dispatch)

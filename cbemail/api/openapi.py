@@ -14,6 +14,7 @@ from cbemail.api.codec import json_response
 from cbemail.api.examples import EXAMPLES
 from cbemail.api.operation import Access, Answer, Call, Operation
 from cbemail.api.parameters import (
+    AGE_HEADER,
     DESCRIPTIONS,
     FORM_ENCODING,
     GATE_HEADER,
@@ -176,7 +177,7 @@ def _operation(operation: AnyOperation, refs: Refs, query: Json) -> Json:
         "description": rest,
         "parameters": [
             *_path_parameters(operation),
-            *_query_parameters(query),
+            *_query_parameters(operation, query),
             *_header_parameters(operation),
         ],
         "responses": _responses(operation, refs),
@@ -207,14 +208,15 @@ def _path_parameters(operation: AnyOperation) -> list[Json]:
     ]
 
 
-def _query_parameters(query: Json) -> list[Json]:
+def _query_parameters(operation: AnyOperation, query: Json) -> list[Json]:
     """One parameter a field of the query struct."""
     required = query.get("required", [])
+    before = operation.path.rpartition("/")[2]
     return [
         {
             "name": name,
             "in": "query",
-            "description": DESCRIPTIONS[name],
+            "description": DESCRIPTIONS.get(f"{before}/{name}") or DESCRIPTIONS[name],
             "required": name in required,
             "schema": _without_null(schema),
         }
@@ -241,6 +243,8 @@ def _header_parameters(operation: AnyOperation) -> Iterator[Json]:
         yield KEY_HEADER
     if 304 in operation.answers:
         yield TAG_HEADER
+    if operation.is_shared:
+        yield AGE_HEADER
 
 
 def _request_body(operation: AnyOperation, refs: Refs) -> Json:
@@ -295,6 +299,7 @@ def _response(operation: AnyOperation, status: int, answer: Answer, refs: Refs) 
     prefers = any(header["name"] == "Prefer" for header in operation.headers)
     names += ["Preference-Applied"] if prefers else []
     names += ["ETag"] if 304 in operation.answers else []
+    names += ["Age"] if operation.is_shared else []
     names += ["Idempotency-Replayed"] if errors.IdempotencyMismatch in operation.errors else []
     described: Json = {"description": answer.description, "headers": _headers(names)}
     if answer.content is not None:

@@ -188,6 +188,8 @@ class Operation(Generic[Q, B]):
         max_body: octets, from the services' settings.
         seconds: how long it may take; None for one that streams at the client's pace.
         prompt: it answers from memory, so that a client has no time to hang up in.
+        shared: whether a query asks for a read of the mailbox, answered in JSON, which those who ask for it at once may
+            share, and those who allow an older answer may have from memory (`answers`).
         show_error: how its errors are shown, where that is not as problem documents only.
     """
 
@@ -211,6 +213,7 @@ class Operation(Generic[Q, B]):
         max_body: Callable[[Services], int] = lambda _: SMALL_BODY,
         seconds: float | None = REQUEST_SECONDS,
         prompt: bool = False,
+        shared: Callable[[Q], bool] | None = None,
         show_error: Callable[[CbemailError | None, Request[Any]], Response] = _show_problem,
     ) -> None:
         self.method = method
@@ -230,6 +233,7 @@ class Operation(Generic[Q, B]):
         self._max_body = max_body
         self._seconds = inf if seconds is None else seconds
         self._prompt = prompt
+        self._shared = shared
         self._show_error = show_error
         self._no_query = None if _needs_some(query) else query()
         self._decoder = (
@@ -239,6 +243,10 @@ class Operation(Generic[Q, B]):
     @property
     def name(self) -> str:
         return self.endpoint.__name__
+
+    @property
+    def is_shared(self) -> bool:
+        return self._shared is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. A client that hangs up cancels it; a handler that must finish shields what it must."""
@@ -265,11 +273,13 @@ class Operation(Generic[Q, B]):
             if session is not None:
                 services.limits.admit(session.id, scope)
                 admitted = session.id
-            call = await self._decode(request, services, session, upload)
-            if cancel is not None:
-                read = call.body.complete if isinstance(call.body, Upload) else None
-                hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel, read))
-            response = await self.endpoint(call)
+            response = self._from_memory(request, services, session)
+            if response is None:
+                call = await self._decode(request, services, session, upload)
+                if cancel is not None:
+                    read = call.body.complete if isinstance(call.body, Upload) else None
+                    hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel, read))
+                response = await self._respond(call)
             await response(scope, receive, send)
         except CbemailError as error:
             await self._fail(error, scope, receive, send)
@@ -298,6 +308,19 @@ class Operation(Generic[Q, B]):
             query = decode_query(request.query_params, self.query)
         body = await self._read_body(request, services, upload)
         return Call(request, services, session, query, body)
+
+    def _from_memory(
+        self, request: Request[State], services: Services, session: SessionRecord | None
+    ) -> Response | None:
+        if self._shared is None or session is None:
+            return None
+        return services.answers.kept(request, session.id)
+
+    async def _respond(self, call: Call[Q, B]) -> Response:
+        if self._shared is None or not self._shared(call.query):
+            return await self.endpoint(call)
+        answers = call.services.answers
+        return await answers.shared(call.request, call.session.id, lambda: self.endpoint(call))
 
     def _authorise(self, request: Request[State], services: Services) -> SessionRecord | None:
         if self.gated:

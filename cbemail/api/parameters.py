@@ -20,10 +20,13 @@ DESCRIPTIONS: dict[str, str] = {
     "limit": "How many to give at most.",
     "cursor": "`next_cursor` of the page before; without it, the first page.",
     "state": "Only messages in this state.",
+    "changes/since": "`state` of the last answer; without it, nothing but the state now.",
     # ---- folders and messages
-    "folder": "The folder: its full path, or its special use, such as `\\Sent`.",
+    "folder": "The folder: its full path, or its special use, such as `\\Sent`; to list messages also `*`, every folder but trash and junk.",
     "counts": "Whether to count messages, which some servers are slow at.",
     "mark_read": "Whether this marks the message as read; without it, nothing is changed.",
+    "reply_only": "Leave the history that a reply quotes out of `text`.",
+    "snippet": "Give each message the first words of its text, as `snippet`.",
     "html": "`safe`: the HTML made safe to show. `raw`: as it was sent.",
     "permanent": "Remove for good, rather than move to the trash.",
     "flags": "The flags to set, comma-separated, such as `\\Seen,\\Flagged`.",
@@ -80,6 +83,14 @@ TAG_HEADER: dict[str, Any] = {
     "required": False,
     "schema": {"type": "string"},
 }
+AGE_HEADER: dict[str, Any] = {
+    "name": "Cache-Control",
+    "in": "header",
+    "description": "`max-age=N`: an answer up to N seconds old is good enough, unless the session has changed its mailbox since.",
+    "required": False,
+    "schema": {"type": "string"},
+    "example": "max-age=30",
+}
 
 PREFER_ASYNC_HEADER: dict[str, Any] = {
     "name": "Prefer",
@@ -117,7 +128,7 @@ RESPONSE_HEADERS: dict[str, Any] = {
         "schema": {"type": "string"},
     },
     "Server-Timing": {
-        "description": "Milliseconds spent on `auth`, on the `wait` for a connection, on `imap` or `smtp`, and to `parse`.",
+        "description": "Milliseconds spent on `auth`, on the `wait` for a connection or for the same answer, on `imap` or `smtp`, and to `parse`.",
         "schema": {"type": "string"},
     },
     "Location": {
@@ -129,6 +140,10 @@ RESPONSE_HEADERS: dict[str, Any] = {
         "schema": {"type": "string"},
     },
     "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}},
+    "Age": {
+        "description": "Seconds since the mail server was asked, in an answer from memory as `max-age` allows it.",
+        "schema": {"type": "integer"},
+    },
     "RateLimit-Policy": {
         "description": 'The limit that counts for the call, as `"requests";q=1200;w=60`: so many in so many seconds.',
         "schema": {"type": "string"},

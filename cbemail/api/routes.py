@@ -14,7 +14,9 @@ from cbemail.api.batches import (
     send_batch,
 )
 from cbemail.api.bulk import Bulk, change_messages
+from cbemail.api.changes import FolderChanges, FollowFolder, follow_folder
 from cbemail.api.console import get_console
+from cbemail.api.discovery import Discovered, DiscoverQuery, discover
 from cbemail.api.docs import get_docs
 from cbemail.api.folders import (
     FolderChange,
@@ -36,7 +38,6 @@ from cbemail.api.gate_page import (
     open_gate,
 )
 from cbemail.api.messages import (
-    ROW_KINDS,
     DeleteMessage,
     Destination,
     GetMessage,
@@ -72,6 +73,7 @@ from cbemail.api.report import (
     ListBatchMessages,
     list_batch_messages,
 )
+from cbemail.api.rows import ROW_KINDS
 from cbemail.api.send import (
     AppendMessage,
     append_message,
@@ -81,8 +83,6 @@ from cbemail.api.send import (
 )
 from cbemail.api.sessions import (
     CreatedSession,
-    Discovered,
-    DiscoverQuery,
     Health,
     ListSessions,
     NewCredentials,
@@ -94,12 +94,12 @@ from cbemail.api.sessions import (
     check_session,
     create_session,
     delete_session,
-    discover,
     get_session,
     issue_token,
     list_sessions,
     replace_credentials,
 )
+from cbemail.api.threads import GetThread, MessageThread, get_thread
 from cbemail.errors import (
     AttachmentNotFound,
     BatchNotFound,
@@ -189,8 +189,10 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
         errors=(CredentialsStale,),
     ),
     Operation(
-        "GET", "/api/discover", discover, tag="Sessions", prompt=True, access=Access.OPEN, query=DiscoverQuery,
+        "GET", "/api/discover", discover, tag="Sessions", access=Access.OPEN, gated=True,
+        optional_access=Access.SERVICE, query=DiscoverQuery,
         answers={200: Answer("The servers of the address.", Discovered)},
+        errors=(Unauthenticated, Overloaded),
     ),
     # ---- folders
     Operation(
@@ -217,7 +219,13 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     Operation(
         "GET", _MESSAGES, list_messages, tag="Messages", access=Access.MAILBOX, query=ListMessages,
         answers={200: Answer("A page of messages.", MessagePage, refers_to=ROW_KINDS), 304: Answer("As If-None-Match has it.")},
+        shared=lambda _: True,
         errors=(*_MAILBOX, FolderNotFound, CursorExpired),
+    ),
+    Operation(
+        "GET", "/api/mailbox/changes", follow_folder, tag="Messages", access=Access.MAILBOX, query=FollowFolder,
+        answers={200: Answer("What has happened.", FolderChanges, refers_to=ROW_KINDS)},
+        errors=(*_MAILBOX, FolderNotFound),
     ),
     Operation(
         "POST", _MESSAGES, append_message, tag="Messages", access=Access.MAILBOX, query=AppendMessage, body=Raw,
@@ -232,7 +240,16 @@ OPERATIONS: tuple[Operation, ...] = (  # type: ignore[type-arg]  # each of its o
     ),
     Operation(
         "GET", _MESSAGE, get_message, tag="Messages", access=Access.MAILBOX, query=GetMessage,
-        answers={200: Answer("The message.", Message)},
+        answers={200: Answer("The message.", Message), 304: Answer("As If-None-Match has it.")},
+        shared=lambda query: not query.mark_read,
+        errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
+    ),
+    Operation(
+        "GET", _MESSAGE + "/thread", get_thread, tag="Messages", access=Access.MAILBOX, query=GetThread,
+        answers={
+            200: Answer("The conversation.", MessageThread, refers_to=ROW_KINDS), 304: Answer("As If-None-Match has it."),
+        },
+        shared=lambda _: True,
         errors=(*_MAILBOX, FolderNotFound, MessageNotFound),
     ),
     Operation(

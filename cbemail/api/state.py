@@ -8,6 +8,7 @@ from anyio import CapacityLimiter
 from msgspec import Struct, field
 from prometheus_client import CollectorRegistry
 
+from cbemail.api.answers import Answers
 from cbemail.api.bodies import Bodies
 from cbemail.api.gate import Gate
 from cbemail.api.limits import Limits
@@ -15,15 +16,19 @@ from cbemail.clock import Clock
 from cbemail.hosts import MailHosts
 from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.actions import MailboxActions
+from cbemail.mailbox.changes import FolderChanges
+from cbemail.mailbox.everywhere import AccountListing
 from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.listing import FolderListing
 from cbemail.mailbox.parts import PartReader
 from cbemail.mailbox.reading import MessageReader
+from cbemail.mailbox.threads import ThreadReader
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.outbox import Outbox
 from cbemail.outbox.steering import Steering
 from cbemail.outbox.watching import Watching
+from cbemail.sessions.discovery import Discovery
 from cbemail.sessions.registry import Sessions
 from cbemail.sessions.tokens import ApiKeys, Tokens
 from cbemail.settings import Settings
@@ -44,6 +49,7 @@ class Services(Struct, frozen=True):
     database: Database
     hosts: MailHosts
     sessions: Sessions
+    discovery: Discovery
     tokens: Tokens
     api_keys: ApiKeys
     gate: Gate
@@ -52,9 +58,13 @@ class Services(Struct, frozen=True):
     smtp: SmtpPool
     folders: MailboxFolders
     listing: FolderListing
+    account: AccountListing
     reader: MessageReader
+    threads: ThreadReader
     parts: PartReader
+    changes: FolderChanges
     actions: MailboxActions
+    answers: Answers
     outbox: Outbox
     batches: Batches
     watching: Watching

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from aioimaplib import aioimaplib
-from msgspec import Struct
 
 from cbemail.errors import CbemailError, UpstreamError
+from cbemail.imap.flight import Completion, Flight
 from cbemail.imap.framing import Framer
-from cbemail.imap.parser import parse_response
+from cbemail.imap.parser import expunged, parse_response
 from cbemail.imap.protocol import (
     Continuation,
     FolderPath,
@@ -28,7 +28,7 @@ from cbemail.imap.protocol import (
     StatusResponse,
     Untagged,
 )
-from cbemail.imap.refusals import farewell, lost, misunderstanding, refusal, silence
+from cbemail.imap.refusals import farewell, lost, misunderstanding, silence
 from cbemail.imap.wire import Command, encode
 from cbemail.timing import spent_on
 
@@ -47,64 +47,6 @@ MAX_FLIGHT_OCTETS = 48 * 1024 * 1024  # without those of a streamed literal, whi
 
 # Octets of a streamed literal that may wait for a slow reader before the socket is no longer read.
 STREAM_HIGH_WATER = 256 * 1024
-
-
-class Completion(Struct, frozen=True):
-    """How one command ended, and what the server said untagged during its flight, in order.
-
-    Of several commands in one flight a server may answer the later one first (Dovecot does), so nothing but its name
-    says to which of them an untagged response belongs: each completion has them all.
-    """
-
-    command: Command
-    status: StatusResponse
-    responses: list[Response]
-
-    @property
-    def ok(self) -> bool:
-        return self.status.status == "OK"
-
-    def untagged(self, name: str) -> list[Untagged]:
-        return [r for r in self.responses if isinstance(r, Untagged) and r.name == name]
-
-    def read(self, name: str, reader: Callable[[Untagged], T]) -> list[T]:
-        """What ``reader`` makes of every untagged ``name``. One it cannot read is the server's fault."""
-        try:
-            return [reader(response) for response in self.untagged(name)]
-        except ImapSyntaxError as exc:
-            raise UpstreamError(
-                f"The mail server's answer to {self.command.name} cannot be understood.",
-                protocol="imap",
-                command=self.command.name,
-            ) from exc
-
-    def code(self, name: str) -> bytes | None:
-        """The arguments of response code ``name``, tagged or not (a COPYUID for MOVE comes untagged, RFC 6851)."""
-        for response in (self.status, *self.responses):
-            code = response.code if isinstance(response, StatusResponse) else None
-            if code is not None and code.name == name:
-                return code.arguments
-        return None
-
-    def require_ok(self) -> Completion:
-        """This completion if the server said OK, its error otherwise."""
-        if not self.ok:
-            raise refusal(self.command.name, self.status)
-        return self
-
-
-class _Flight(Struct, eq=False):
-    """Commands on their way, by tag in the order of sending. They may be answered in any (RFC 9051 5.5)."""
-
-    done: asyncio.Future[list[Completion]]
-    unsent: int
-    sent: dict[str, Command] = {}
-    completions: dict[str, Completion] = {}
-    responses: list[Response] = []
-
-    @property
-    def answered(self) -> bool:
-        return not self.unsent and len(self.completions) == len(self.sent)
 
 
 class LiteralStream:
@@ -199,15 +141,18 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
     def __init__(self) -> None:
         super().__init__(asyncio.get_running_loop())
         self.capabilities: frozenset[str] = frozenset()
+        self.enabled: frozenset[str] = frozenset()  # of them, by ENABLE (RFC 5161)
         self.account = (
             ""  # whose mailbox it is: what must not be done to one twice at once goes by this
         )
         self.selected: SelectData | None = None
+        self.to_select: FolderPath | None = None  # in the flight of the next read: see `messages`
         self.spellings: dict[FolderPath, bytes] = {}  # where not modified UTF-7, see `naming`
+        self.has_changed = False  # a mailbox, perhaps: see `ImapPool`
         self.broken = False
         self.greeting: asyncio.Future[StatusResponse] = self.loop.create_future()
         self._framer = Framer()
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._stream: LiteralStream | None = None
         # While the server may say "+": True once it did, False once it answered or failed instead.
         self._invitation: asyncio.Future[bool] | None = None
@@ -215,6 +160,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         self._said = 0  # responses, since then
         self._said_since_answer = 0  # responses, since the last tagged one
         self._failure: CbemailError | None = None
+        self._unwritten: list[bytes] = []
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -245,6 +191,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         with spent_on("imap"), self._flying(len(commands)) as flight, self.deadline(seconds):
             for command in commands:
                 await self._send(flight, command)
+            await self._flush()
             return await flight.done
 
     async def run_one(self, command: Command) -> Completion:
@@ -257,6 +204,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         with spent_on("imap"), self._flying(1) as flight, self.deadline(COMMAND_SECONDS):
             self._invitation = self.loop.create_future()
             await self._send(flight, command)
+            await self._flush()
             for answer in answers:
                 if not await self._invitation or flight.answered:
                     break
@@ -278,6 +226,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
             try:
                 with self.deadline(COMMAND_SECONDS):
                     await self._send(flight, command)
+                    await self._flush()
                 yield stream
             finally:
                 stream.close()
@@ -294,13 +243,13 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
             timer.cancel()
 
     @contextmanager
-    def _flying(self, commands: int) -> Iterator[_Flight]:
+    def _flying(self, commands: int) -> Iterator[Flight]:
         """One flight. However the block is left, what is unanswered then breaks the connection."""
         if self._flight is not None:
             raise RuntimeError("an IMAP connection carries one flight of commands at a time")
         if self.broken:
             raise self._failure or lost()
-        flight = _Flight(self.loop.create_future(), unsent=commands)
+        flight = Flight(self.loop.create_future(), unsent=commands)
         self._flight = flight
         self._octets = self._said = 0
         try:
@@ -309,8 +258,10 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
             if not flight.answered:
                 self.abort()
             self._flight = self._invitation = None
+            self._unwritten.clear()
 
-    async def _send(self, flight: _Flight, command: Command) -> None:
+    async def _send(self, flight: Flight, command: Command) -> None:
+        """Put a command with those that are written together: one write is one packet, and one wake-up of the server."""
         tag: str = self.new_tag()
         pieces = encode(
             tag.encode(),
@@ -321,13 +272,21 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         if self.broken:
             return  # by an earlier command of the flight, which knows why
         flight.sent[tag] = command
+        self.has_changed |= command.may_change
         flight.unsent -= 1
         for piece in pieces[:-1]:  # each ends in a synchronising literal's marker (RFC 9051 4.3)
             self._invitation = self.loop.create_future()
-            self.transport.write(piece)
+            self._unwritten.append(piece)
+            await self._flush()
             if not await self._invitation or tag in flight.completions:
                 return  # refused: its completion says so
-        self.transport.write(pieces[-1])
+        self._unwritten.append(pieces[-1])
+
+    async def _flush(self) -> None:
+        if self._unwritten and not self.broken:
+            octets = self._unwritten[0] if len(self._unwritten) == 1 else b"".join(self._unwritten)
+            self._unwritten.clear()
+            self.transport.write(octets)
         await self._writable.wait()
 
     # ---- the end
@@ -423,12 +382,17 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         """Between commands nobody asked, and what matters of it is noted in ``selected``."""
         if self._flight is not None:
             self._flight.responses.append(response)
-        if not isinstance(response, Untagged) or self.selected is None:
+        if not isinstance(response, Untagged):
             return
+        gone = expunged(response)
+        if self.selected is None:
+            return
+        before = self.selected.exists
         if response.name == "EXISTS" and response.number is not None:
             self.selected.exists = response.number
-        elif response.name == "EXPUNGE":
-            self.selected.exists = max(0, self.selected.exists - 1)
+        else:
+            self.selected.exists = max(0, before - gone)
+        self.selected.news += self.selected.exists != before
 
     def _note_completion(self, response: StatusResponse) -> None:
         flight, tag = self._flight, response.tag or ""
@@ -436,7 +400,7 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
             self._fail_protocol("answered a command that was not sent")
             return
         command = flight.sent[tag]
-        if response.status == "BAD":
+        if response.status == "BAD" and not flight.refused:
             self._fail(misunderstanding(command.name, response))
             return
         flight.completions[tag] = Completion(command, response, flight.responses)

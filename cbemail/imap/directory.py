@@ -12,6 +12,7 @@ from cbemail.errors import FolderNotFound, MessageNotFound
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.folders import Listing, Role, assign_roles, list_folders
+from cbemail.imap.namespaces import Namespaces, ask_namespaces
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import INBOX, FolderPath, UidValidity
 from cbemail.imap.repeating import repeatable
@@ -35,6 +36,7 @@ SPECIAL_USE: dict[str, Role] = {
 class _Known(Struct):
     roles: dict[Role, FolderPath] = field(default_factory=dict)
     delimiter: str | None = None
+    namespaces: Namespaces | None = None
     listed_at: float | None = None
     shown: dict[FolderPath, UidValidity] = field(default_factory=dict)
 
@@ -70,6 +72,13 @@ class FolderDirectory:
         """What separates the levels of a path, RFC 9051 section 5.1.1; None in a flat account."""
         known = self._of(session_id).delimiter  # which never changes
         return known or (await self._listed(session_id)).delimiter
+
+    async def namespaces(self, session_id: SessionId) -> Namespaces:
+        """Which prefixes the account's folders have; they never change either."""
+        known = self._of(session_id)
+        if known.namespaces is None:
+            known.namespaces = await repeatable(self._pool, session_id, None, ask_namespaces)
+        return known.namespaces
 
     async def _listed(self, session_id: SessionId) -> _Known:
         known = self._of(session_id)

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from cbemail.errors import InvalidRequest
-from cbemail.imap.connection import Completion, ImapConnection
-from cbemail.imap.messages import select
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.flight import Completion
 from cbemail.imap.naming import learn_spellings, run_naming
 from cbemail.imap.parser import list_data, status_data
 from cbemail.imap.protocol import INBOX, FolderPath, ListData, StatusData
+from cbemail.imap.selecting import select
 from cbemail.imap.wire import Argument, Command, mailbox
 
 _ITEMS = b"(MESSAGES UNSEEN UIDNEXT UIDVALIDITY)"
@@ -221,6 +222,33 @@ def assign_roles(folders: Iterable[ListData]) -> dict[FolderPath, Role]:
             if path is not None:
                 roles[path] = role
     return roles
+
+
+# Not part of an account's mail, with all that is below them; and folders that show what stands in others (RFC 6154).
+_LEFT_OUT = {"trash", "junk"}
+_VIEWS = {"\\all", "\\allmail", "\\flagged", "\\starred", "\\important"}
+
+
+def folder_of_all(listing: Listing) -> FolderPath | None:
+    """The folder that shows the messages of all others, where there is one."""
+    roles = assign_roles(listing.folders)
+    return next((path for path, role in roles.items() if role == "all"), None)
+
+
+def folders_of_account(listing: Listing) -> list[FolderPath]:
+    """The folders that hold the account's messages, but for the trash and the junk folder: INBOX first, then those with a
+    role. Empty ones are left out."""
+    roles = assign_roles(listing.folders)
+    out = [f for f in listing.folders if roles.get(f.path) in _LEFT_OUT]
+    kept = [
+        folder.path
+        for folder in listing.folders
+        if selectable(folder)
+        and not _VIEWS & folder.attributes
+        and not any(_is_within(folder, other.path) for other in out)
+        and (folder.path not in listing.status or listing.status[folder.path].messages != 0)
+    ]
+    return sorted(kept, key=lambda path: (roles.get(path) != "inbox", path not in roles, path))
 
 
 def leaf_name(folder: ListData) -> str:

@@ -12,7 +12,7 @@ from cbemail.imap.protocol import ImapSyntaxError
 
 # What one response may cost us. A breach is a broken or hostile server: the connection goes.
 MAX_LINE = 1 << 20  # octets: the longest honest line is an ENVELOPE or ESEARCH, some ten thousand
-MAX_SEARCH_LINE = 1 << 22  # octets: SEARCH without ESEARCH names each UID, here half a million
+MAX_SEARCH_LINE = 1 << 22  # octets: SEARCH names each UID, VANISHED may; here half a million
 MAX_LITERAL = 1 << 26  # octets held in memory: above any message a provider accepts (Gmail: 50 MB)
 MAX_LITERALS = 4_096  # in one response: some four for each part of a message of 1,000 parts
 MAX_RESPONSE = MAX_LITERAL + (1 << 23)  # octets: one great literal, and all that stands around it
@@ -26,6 +26,7 @@ Frame: TypeAlias = list[bytes]
 _STATUS = re.compile(rb"\+|[^ ]++ ++(?:OK|NO|BAD|BYE|PREAUTH)(?: |$)", re.IGNORECASE)
 _FETCH = re.compile(rb"\* ++\d++ ++FETCH\b", re.IGNORECASE)
 _SIZE = re.compile(rb"(-?\d++)\+?")
+_UID_LISTS = (b"* SEARCH ", b"* VANISHED ")
 
 
 class LiteralSink(Protocol):
@@ -107,8 +108,8 @@ class Framer:
         size = end - start
         if size <= MAX_LINE:
             return
-        is_search = self._buffer[start : start + 9].upper() == b"* SEARCH "
-        if size > (MAX_SEARCH_LINE if is_search else MAX_LINE):
+        names_uids = self._buffer[start : start + 11].upper().startswith(_UID_LISTS)
+        if size > (MAX_SEARCH_LINE if names_uids else MAX_LINE):
             raise ImapSyntaxError("a line is too long")
 
     def _take_line(self, line: bytes) -> None:

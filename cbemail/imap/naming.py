@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from cbemail.imap import utf7
-from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.flight import Completion
 from cbemail.imap.parser import list_data
 from cbemail.imap.protocol import FolderPath, ListData
 from cbemail.imap.wire import Argument, Command, mailbox
@@ -26,7 +27,7 @@ async def run_naming(
     """
     known = connection.spellings
     (completion,) = await connection.run(command(mailbox(path, known.get(path), pointer=pointer)))
-    if completion.ok or path in known or not _has_more_than_one(path):
+    if completion.ok or not may_be_spelled_otherwise(connection, path):
         return completion
     listed = await connection.run_one(_LIST_ALL)
     learn_spellings(connection, listed.read("LIST", list_data))
@@ -40,6 +41,7 @@ def learn_spellings(connection: ImapConnection, folders: Iterable[ListData]) -> 
     connection.spellings |= {f.path: f.spelling for f in folders if f.spelling is not None}
 
 
-def _has_more_than_one(path: FolderPath) -> bool:
-    """Whether a sloppy server could spell ``path`` in another way: it has something to be encoded."""
-    return utf7.encode(path) != path.encode()
+def may_be_spelled_otherwise(connection: ImapConnection, path: FolderPath) -> bool:
+    """Whether the server, were it a sloppy one, could know ``path`` in another spelling than it was tried in: it has
+    something to be encoded."""
+    return path not in connection.spellings and utf7.encode(path) != path.encode()

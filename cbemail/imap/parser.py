@@ -33,6 +33,7 @@ from cbemail.imap.protocol import (
     UidValidity,
     Untagged,
     Value,
+    VanishedData,
 )
 from cbemail.imap.values import (
     Ranges,
@@ -83,6 +84,8 @@ def parse_response(frame: Frame) -> Response:
         raise ImapSyntaxError("a response has no tag and no name")
     number = None if head[1] is None else int(head[1])
     name = head[2].decode("ascii", "replace").upper()
+    if name == "THREAD":  # as deep as conversations are: `threads` reads it without going down
+        return Untagged(name, number, [line[head.end() :]])
     try:
         values = parse_values([line[head.end() :], *frame[1:]])
     except ImapSyntaxError as exc:
@@ -136,6 +139,9 @@ def fetch_data(untagged: Untagged) -> FetchData:
         internal_date=reader.internal_date,
         size=reader.size,
         body_structure=reader.body_structure,
+        preview=reader.preview,
+        thread_id=reader.thread_id,
+        modseq=reader.modseq,
         sections=reader.sections,
         defect=reader.defect,
     )
@@ -216,6 +222,28 @@ def esearch_data(untagged: Untagged) -> ESearchData:
     return ESearchData(tag, uid, lowest, highest, count, found)
 
 
+def vanished_data(untagged: Untagged) -> VanishedData:
+    """Read a VANISHED response.
+
+    Raises:
+        ImapSyntaxError: there is no set of UIDs in it.
+    """
+    earlier = bool(untagged.values) and isinstance(untagged.values[0], list)  # (EARLIER)
+    if len(untagged.values) != 1 + earlier:
+        raise ImapSyntaxError("a VANISHED response has no UIDs")
+    return VanishedData(earlier, read_ranges(untagged.values[-1]))
+
+
+def expunged(untagged: Untagged) -> int:
+    """How many messages fewer there are after this response."""
+    if untagged.name == "EXPUNGE":
+        return 1
+    if untagged.name != "VANISHED":
+        return 0
+    vanished = vanished_data(untagged)
+    return 0 if vanished.earlier else vanished.count
+
+
 def copyuid(code: ResponseCode) -> Relocated | None:
     """Read COPYUID. What does not add up tells us nothing, and is None."""
     fields = code.arguments.split()
@@ -264,8 +292,11 @@ class _FetchReader:
         "defect",
         "flags",
         "internal_date",
+        "modseq",
+        "preview",
         "sections",
         "size",
+        "thread_id",
         "uid",
     )
 
@@ -276,6 +307,9 @@ class _FetchReader:
         self.internal_date: datetime | None = None
         self.size: int | None = None
         self.body_structure: Part | None = None
+        self.preview: bytes | None = None
+        self.thread_id: int | None = None
+        self.modseq: int | None = None
         self.sections: dict[str, bytes] = {}
 
     def spoil(self, defect: str) -> None:
@@ -300,6 +334,12 @@ class _FetchReader:
             self.internal_date = read_moment(value)
         elif name in {b"BODYSTRUCTURE", b"BODY"}:
             self.body_structure = read_body_structure(value)
+        elif name == b"PREVIEW":
+            self.preview = value if isinstance(value, bytes) else None
+        elif name == b"X-GM-THRID":
+            self.thread_id = _number_or_none(value)
+        elif name == b"MODSEQ":
+            self.modseq = _number_or_none(next(iter(read_list(value)), None))
         elif name.startswith((b"BODY", b"BINARY", b"RFC822")):
             self._take_section(name, value)
 

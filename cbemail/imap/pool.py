@@ -17,9 +17,9 @@ from msgspec import Struct, field
 from cbemail.errors import CbemailError, Overloaded, UpstreamUnavailable
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
-from cbemail.imap.messages import select
 from cbemail.imap.protocol import FolderPath
 from cbemail.imap.refusals import ServerLimit
+from cbemail.imap.selecting import select
 from cbemail.metrics import WAIT_SECONDS, Distribution, PoolStatistics, timed
 from cbemail.timing import spent_on
 
@@ -93,10 +93,12 @@ class ImapPool:
         self._numbers = count(1)
         self._closed = False
         self.waits = Distribution(WAIT_SECONDS)
+        # Told, before whoever changed a mailbox goes on, that a session may have.
+        self.on_change: list[Callable[[SessionId], None]] = []
 
     @asynccontextmanager
     async def lease(
-        self, session_id: SessionId, folder: FolderPath | None = None
+        self, session_id: SessionId, folder: FolderPath | None = None, *, lazily: bool = False
     ) -> AsyncIterator[ImapConnection]:
         """Lend a connection, with ``folder`` selected if one is named, for as long as the block runs.
 
@@ -105,6 +107,10 @@ class ImapPool:
 
         The connection goes back to the pool only if the block left it between commands. Leaving mid-command, by error
         or by cancellation, closes it: the reply still on its way would be taken for the answer to the next command.
+
+        Args:
+            lazily: on a connection with no folder selected, leave it to the first read to select this one (`messages`),
+                a round trip less.
 
         Raises:
             Overloaded: no connection came free in time.
@@ -116,7 +122,7 @@ class ImapPool:
         slot = self._slot(session_id)
         slot.leases += 1
         try:
-            connection = await self._ready(slot, folder)
+            connection = await self._ready(slot, folder, lazily=lazily)
             try:
                 yield connection
             finally:
@@ -127,14 +133,20 @@ class ImapPool:
 
     # ---- with the network, between decisions
 
-    async def _ready(self, slot: _Slot, folder: FolderPath | None) -> ImapConnection:
+    async def _ready(
+        self, slot: _Slot, folder: FolderPath | None, *, lazily: bool
+    ) -> ImapConnection:
         """A connection with ``folder`` selected. That one kept warm has died may only show in its first command: then,
         and once, another takes its place."""
         is_last = False
         while True:
             connection = await self._acquire(slot, folder)
             try:
-                if folder is not None and not _has_selected(connection, folder):
+                if folder is None or _has_selected(connection, folder):
+                    pass
+                elif lazily and connection.selected is None:
+                    connection.to_select = folder
+                else:
                     await select(connection, folder)
             except UpstreamUnavailable:
                 died = connection.broken
@@ -327,6 +339,10 @@ class ImapPool:
     def _release(self, slot: _Slot, connection: ImapConnection) -> None:
         """Take a connection back: for the next who waits, or to be kept warm, or to be closed."""
         may_be_lent = slot.lent.pop(connection) and not slot.closed and connection.usable
+        if connection.has_changed:
+            connection.has_changed = False
+            for tell in self.on_change:
+                tell(slot.session_id)
         if not may_be_lent or self._idle_seconds <= 0:
             connection.close()
             self._total -= 1
@@ -407,7 +423,8 @@ class ImapPool:
 
 
 def _has_selected(connection: ImapConnection, folder: FolderPath | None) -> bool:
-    return connection.selected is not None and connection.selected.path == folder
+    selected = connection.selected
+    return selected is not None and selected.path == folder and not selected.emptied
 
 
 def _busy() -> Overloaded:

@@ -164,17 +164,40 @@ class ESearchData(Struct, frozen=True):
     all: tuple[tuple[int, int], ...] = ()
 
 
+class VanishedData(Struct, frozen=True):
+    """One VANISHED response (RFC 7162 section 3.2.10): UIDs that are no longer there, as first-last ranges.
+
+    With ``earlier`` they are what was asked for, and some may never have been there; without, these very messages have
+    been expunged just now, in place of as many EXPUNGE responses.
+    """
+
+    earlier: bool
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def count(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+
 class SelectData(Struct):
     """The selected mailbox, kept true by the untagged EXISTS, EXPUNGE and VANISHED that follow."""
 
     path: FolderPath
     uid_validity: UidValidity
     exists: int = 0
+    news: int = 0  # how often messages were told to have come or gone
     uid_next: int | None = None
+    highest_modseq: int | None = None  # RFC 7162; None: not asked for, or not kept (NOMODSEQ)
     permanent_flags: frozenset[str] | None = (
         None  # None: the server did not say, so all may be stored
     )
     read_only: bool = False
+
+    @property
+    def emptied(self) -> bool:
+        """Whether all that was in it has gone since it was selected. It may have been deleted: Cyrus lets an empty one be
+        searched for ever, though there is a new one of that name."""
+        return not self.exists and self.news > 0
 
 
 class FetchData(Struct, frozen=True):
@@ -185,6 +208,9 @@ class FetchData(Struct, frozen=True):
     internal_date: datetime | None = None
     size: int | None = None  # octets, RFC822.SIZE
     body_structure: Part | None = None
+    preview: bytes | None = None  # RFC 8970, in UTF-8
+    thread_id: int | None = None  # X-GM-THRID, Gmail's
+    modseq: int | None = None  # RFC 7162: when its flags were last changed
     sections: dict[str, bytes] = {}  # "1.2", "HEADER", "" (the whole message) -> octets; capitals
     defect: str | None = None  # what could not be understood, when something could not
 

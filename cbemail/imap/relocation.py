@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
 from cbemail.errors import UpstreamError
-from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.connection import ImapConnection
+from cbemail.imap.flight import Completion
 from cbemail.imap.messages import chunks, store_command
 from cbemail.imap.naming import run_naming
 from cbemail.imap.parser import copyuid, search_uids

@@ -11,9 +11,9 @@ from typing import TypeVar
 from cbemail.errors import MessageNotFound, UpstreamUnavailable
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
-from cbemail.imap.messages import select
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import FolderPath
+from cbemail.imap.selecting import select
 from cbemail.imap.wire import Command
 
 T = TypeVar("T")
@@ -29,17 +29,22 @@ async def repeatable(
     session_id: SessionId,
     folder: FolderPath | None,
     work: Callable[[ImapConnection], Awaitable[T]],
+    *,
+    lazily: bool = False,
 ) -> T:
     """Run ``work`` on a connection that has ``folder`` selected; should it be lost, or not know of the message, once more
     on one that has just selected it.
 
     Only work that does the same when done twice belongs here: reading, or setting a flag.
+
+    Args:
+        lazily: the first thing ``work`` does is a read of `messages`, which may as well select the folder.
     """
 
     async def start(imap: ImapConnection, _: AsyncExitStack) -> T:
         return await work(imap)
 
-    async with begin(pool, session_id, folder, start) as result:
+    async with begin(pool, session_id, folder, start, lazily=lazily) as result:
         return result
 
 
@@ -61,6 +66,7 @@ async def begin(
     start: Start[T],
     *,
     anew: bool = False,
+    lazily: bool = False,
 ) -> AsyncIterator[T]:
     """Lend a connection, and what ``start`` enters on the stack, for as long as the block runs; give ``start``'s result.
 
@@ -70,13 +76,14 @@ async def begin(
     Args:
         anew: select ``folder`` even where a connection has it selected. What changes messages needs that, so as not to
             meet those of another folder of that name; reading finds out afterwards (`messages`), a round trip less.
+        lazily: ``start`` begins with a read of `messages`, which may as well select the folder: a round trip less.
     """
     for is_last in (False, True):
         async with AsyncExitStack() as stack:
             leased = False
             warm = None if anew or is_last else folder
             try:
-                imap = await stack.enter_async_context(pool.lease(session_id, warm))
+                imap = await stack.enter_async_context(pool.lease(session_id, warm, lazily=lazily))
                 leased = True
                 if warm is None and folder is not None:
                     await select(imap, folder)

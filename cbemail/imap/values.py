@@ -80,21 +80,28 @@ def read_number(value: Value) -> int:
 
 
 def read_uid(value: Value) -> Uid:
-    found = read_number(value)
-    if not 0 < found <= MAX_UID:
-        raise ImapSyntaxError("a UID is out of bounds")
-    return Uid(found)
+    if isinstance(value, bytes) and value.isdigit() and len(value) <= 20:
+        found = int(value)
+        if 0 < found <= MAX_UID:
+            return Uid(found)
+    raise ImapSyntaxError("a UID is none, or out of bounds")
 
 
 def read_ranges(value: Value) -> Ranges:
     """A set of numbers, unexpanded, in the order given."""
-    if not isinstance(value, bytes):
-        raise ImapSyntaxError("a set of numbers is a list")
+    if not isinstance(value, bytes) or value.translate(None, b"0123456789:,"):
+        raise ImapSyntaxError("a set of numbers is none")
     found = []
-    for item in value.split(b","):
-        first, colon, last = item.partition(b":")
-        start, end = read_uid(first), read_uid(last if colon else first)
-        found.append((min(start, end), max(start, end)))  # RFC 9051: "4:2" is the same as "2:4"
+    try:
+        for item in value.split(b","):  # there may be a hundred thousand
+            first, colon, last = item.partition(b":")
+            start = int(first)
+            end = int(last) if colon else start
+            found.append((start, end) if start <= end else (end, start))  # RFC 9051: "4:2" is "2:4"
+    except ValueError as exc:  # int() does not say more than that
+        raise ImapSyntaxError("a number of a set is none") from exc
+    if any(start < 1 or end > MAX_UID for start, end in found):
+        raise ImapSyntaxError("a number of a set is out of bounds")
     return tuple(found)
 
 

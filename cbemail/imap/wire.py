@@ -32,6 +32,14 @@ _RAW = re.compile(rb'(?:[ !#-~]|"(?:[ !#-\[\]-~]|\\["\\])*+")++')
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+# Commands that leave every mailbox as it was. Any other may change one.
+_READING = {
+    *("CAPABILITY", "NOOP", "ID", "ENABLE", "STARTTLS", "LOGIN", "AUTHENTICATE", "LOGOUT", "IDLE"),
+    *("NAMESPACE", "LIST", "LSUB", "STATUS", "SELECT", "EXAMINE", "UNSELECT"),
+    *("UID SEARCH", "UID FETCH", "UID SORT", "UID THREAD", "GETQUOTAROOT"),
+}
+
+
 class Literal(Struct, frozen=True):
     """Octets announced by their number. What they are is nobody's business, a log's least of all."""
 
@@ -65,6 +73,11 @@ class Command(Struct, frozen=True):
     def octets(self) -> int:
         """About how much there is to send, for a deadline."""
         return sum(_size(argument) for argument in self.arguments)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a mailbox may be another after it."""
+        return self.name not in _READING
 
     def for_log(self) -> str:
         """The command in one short line: no literal's octets, and nothing at all of a login."""

@@ -28,7 +28,7 @@ from cbemail.imap.protocol import (
 from cbemail.imap.relocation import copy, expunge, move
 from cbemail.imap.repeating import awake, begin, repeatable
 from cbemail.imap.search import SearchFilter
-from cbemail.mailbox.finding import find
+from cbemail.mailbox.finding import find, program_for
 from cbemail.mailbox.summary import Flags
 
 MAX_FLAGS = 20  # in one call: a UID set goes before them, and a command line has its limits
@@ -261,7 +261,7 @@ class MailboxActions:
     async def _choose(self, imap: ImapConnection, chosen: "Chosen") -> list[Uid]:
         if not isinstance(chosen, SearchFilter):
             return sorted(set(chosen))
-        found = await find(imap, chosen, today=self._clock().date())
+        found = await find(imap, program_for(imap, chosen, self._clock().date()))
         if found.count > MAX_BULK:
             raise InvalidRequest.at(
                 "#/filter",

@@ -26,7 +26,8 @@ def read_body(
 ) -> Body:
     """Decode the parts that ``layout`` names and join them, in their order."""
     decoded = {
-        part.id: _decode(part, sections.get(part.id, b"")) for part in (*layout.text, *layout.html)
+        part.id: decode_part(part, sections.get(part.id, b""))
+        for part in (*layout.text, *layout.html)
     }
     text = "\n".join(
         html_to_text(decoded[part.id]) if part.subtype == "html" else decoded[part.id]
@@ -44,7 +45,8 @@ def read_body(
     )
 
 
-def _decode(part: Part, data: bytes) -> str:
+def decode_part(part: Part, data: bytes) -> str:
+    """The text of ``part``, of which ``data`` are the first octets, or all."""
     charset = part.parameters.get("charset")
     return read_text(
         data,
@@ -52,4 +54,5 @@ def _decode(part: Part, data: bytes) -> str:
         charset=charset.decode("ascii", "replace") if charset else None,
         flowed=part.parameters.get("format", b"").lower() == b"flowed",
         delsp=part.parameters.get("delsp", b"").lower() == b"yes",
+        whole=len(data) >= part.size,
     )

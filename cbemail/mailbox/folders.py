@@ -72,7 +72,10 @@ class MailboxFolders:
         raise FolderNotFound(f"There is no folder {path}.")
 
     async def create(self, session_id: SessionId, name: str) -> Folder:
-        """Make a folder. Levels are separated as the server does, or by ``/``, whatever the server's delimiter is."""
+        """Make a folder. Levels are separated as the server does, or by ``/``, whatever the server's delimiter is.
+
+        A server that has all folders of an account below a prefix (``INBOX.``) gets it below that.
+        """
         path = await self._own_path(session_id, name)
         if (
             path.upper() == INBOX
@@ -139,7 +142,8 @@ class MailboxFolders:
             )
         if levels[0].upper() == INBOX:  # in whatever case: so the server will show it
             levels[0] = INBOX
-        return FolderPath((delimiter or "").join(levels))
+        namespaces = await self._directory.namespaces(session_id)
+        return namespaces.place(FolderPath((delimiter or "").join(levels)))
 
 
 def _folders(listing: Listing) -> list[Folder]:

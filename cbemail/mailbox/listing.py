@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from collections.abc import Sequence
 
-from cbemail.clock import Clock
+from msgspec import UNSET, Struct
+
 from cbemail.errors import CursorExpired
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import fetch_page
+from cbemail.imap.messages import Aside, fetch_each, is_unchanged
 from cbemail.imap.pool import ImapPool
-from cbemail.imap.protocol import FetchData, FolderPath, Uid, UidValidity
+from cbemail.imap.protocol import FetchData, FolderPath, SelectData, Uid, UidValidity
 from cbemail.imap.repeating import repeatable
 from cbemail.imap.search import SearchFilter
 from cbemail.mailbox.cache import Shelf, SummaryCache
-from cbemail.mailbox.finding import find
+from cbemail.mailbox.finding import Finder, Position
+from cbemail.mailbox.snippets import complete, snippet_items
 from cbemail.mailbox.summary import SUMMARY_ITEMS, Summary, Unreadable, summarise, with_flags
+from cbemail.memory import SessionMemory
 from cbemail.timing import spent_on
 from cbemail.turns import Turn
 
-
-class Position(Struct, frozen=True):
-    """Where a page ended: the next one holds lower UIDs, and only of this UIDVALIDITY."""
-
-    uid_validity: UidValidity
-    uid: Uid
+PAGES_OCTETS = 12 * 1024 * 1024  # of what is remembered of pages, of all sessions
+_PAGE_OCTETS, _ROW_OCTETS = 1_000, 1_000  # most of a row is in the cache of rows, too
 
 
 class Page(Struct, frozen=True):
@@ -41,23 +40,68 @@ class Page(Struct, frozen=True):
 class _FetchedPage(Struct, frozen=True):
     """A page as the server gave it: its rows are read after its connection is free for others."""
 
-    uid_validity: UidValidity
+    selection: SelectData
     total: int
     rows: list[FetchData]
     known: dict[Uid, Summary]
     end: Position | None
+    snippets: bool
+    aside: Aside
+
+
+class _Question(Struct, frozen=True):
+    """Which page is asked for."""
+
+    folder: FolderPath
+    criteria: SearchFilter
+    limit: int
+    after: Position | None
+    snippets: bool
+
+
+class _Shown(Struct, frozen=True):
+    """A page as it was last read, and its rows' flags. Where the mailbox has mod-sequences, ``modseq`` tells as of which
+    they are known; ``news``, of a page of all messages, when it was told which there are (`SelectData`). Both count
+    for the one ``selection``: a mailbox that is selected anew may count anew."""
+
+    page: Page
+    rows: dict[Uid, FetchData]
+    selection: SelectData
+    modseq: int | None
+    news: int | None
+
+    async def stands(self, imap: ImapConnection, aside: Aside) -> bool:
+        """Whether the server says that the page is what it was; False where it cannot tell."""
+        if aside.modseq is None or not self.rows or self.selection.news != self.news:
+            return False
+        return await is_unchanged(imap, aside)
+
+    def aside(self, now: SelectData | None) -> Aside:
+        """What to ask for by the way: the flags of the same rows, or what has changed of them."""
+        return Aside(list(self.rows), self.modseq if now is self.selection else None)
+
+    def told(self, aside: Aside) -> dict[Uid, FetchData]:
+        """The rows as they are now, as far as they are there."""
+        if aside.modseq is None:
+            return aside.rows
+        return self.rows | aside.rows if aside.rows else self.rows
 
 
 class FolderListing:
-    """Pages of folders. Nothing here changes a message."""
+    """Pages of folders. Nothing here changes a message.
+
+    A page that was read before most likely has the rows it had: their flags are asked for in the same flight as which
+    rows it has now. Where that is so, and all of them are known, the page costs one round trip.
+    """
 
     def __init__(
-        self, pool: ImapPool, directory: FolderDirectory, cache: SummaryCache, clock: Clock
+        self, pool: ImapPool, directory: FolderDirectory, cache: SummaryCache, finder: Finder
     ) -> None:
         self._pool = pool
         self._directory = directory
         self._cache = cache
-        self._clock = clock
+        self._finder = finder
+        self._pages: SessionMemory[_Question, _Shown] = SessionMemory(PAGES_OCTETS)
 
     async def page(
         self,
@@ -67,6 +111,7 @@ class FolderListing:
         *,
         limit: int,
         after: Position | None,
+        snippets: bool = False,
     ) -> Page:
         """Up to ``limit`` messages that fit ``criteria``, the highest UIDs first, below where ``after`` ended.
 
@@ -76,8 +121,17 @@ class FolderListing:
             CursorExpired: the folder was recreated since ``after`` was given out.
         """
         folder = await self._directory.resolve(session_id, folder_name)
+        question = _Question(folder, criteria, limit, after, snippets)
 
-        async def read(imap: ImapConnection) -> _FetchedPage:
+        async def read(imap: ImapConnection) -> _FetchedPage | Page:
+            guess = self._pages.get(session_id, question)
+            aside = guess.aside(imap.selected) if guess is not None else Aside(())
+            if guess is not None and await guess.stands(imap, aside):
+                self._directory.show(session_id, imap)
+                return guess.page
+            found = await self._finder.choose(
+                imap, session_id, folder, criteria, limit=limit, after=after, aside=aside
+            )
             assert imap.selected is not None  # noqa: S101 - leased with a folder
             validity = imap.selected.uid_validity
             if after is not None and after.uid_validity != validity:
@@ -85,36 +139,112 @@ class FolderListing:
                     "The folder was recreated on the mail server: start the listing again."
                 )
             self._directory.show(session_id, imap)
-            found = await find(imap, criteria, today=self._clock().date())
-            uids = found.newest(limit + 1, below=after.uid if after is not None else None)
-            shown = uids[:limit]
-            shelf = Shelf(session_id, folder, validity)
-            known = {u: row for u in shown if (row := self._cache.get(shelf, u)) is not None}
-            unknown = [u for u in shown if u not in known]
-            rows = await fetch_page(imap, list(known), unknown, SUMMARY_ITEMS) if shown else {}
-            end = Position(validity, shown[-1]) if len(uids) > limit else None
+            shown = found.uids[:limit]
+            told = {}
+            if guess is not None and found.searched:
+                told = guess.told(aside)
+            known = self._known(Shelf(session_id, folder, validity), shown, snippets=snippets)
+            rows = await self._rows(imap, shown, known, told, snippets=snippets)
+            end = Position(validity, shown[-1]) if len(found.uids) > limit else None
             present = [rows[u] for u in shown if u in rows]
-            return _FetchedPage(validity, found.count, present, known, end)
+            return _FetchedPage(imap.selected, found.total, present, known, end, snippets, aside)
+
+        fetched = await repeatable(self._pool, session_id, folder, read, lazily=True)
+        if isinstance(fetched, Page):
+            return fetched
+        with spent_on("parse"):
+            messages = await self._summaries(session_id, folder, fetched)
+        validity = fetched.selection.uid_validity
+        page = Page(folder, validity, fetched.total, messages, fetched.end)
+        self._remember(session_id, question, fetched, page)
+        return page
+
+    async def rows(
+        self,
+        session_id: SessionId,
+        folder: FolderPath,
+        uid_validity: UidValidity,
+        uids: Sequence[Uid],
+        *,
+        snippets: bool = False,
+    ) -> list[Summary | Unreadable]:
+        """The rows of messages that were found before; there is none of what is gone since, with its folder or alone."""
+
+        async def read(imap: ImapConnection) -> _FetchedPage:
+            assert imap.selected is not None  # noqa: S101 - leased with a folder
+            known: dict[Uid, Summary] = {}
+            rows: dict[Uid, FetchData] = {}
+            if imap.selected.uid_validity == uid_validity:
+                self._directory.show(session_id, imap)
+                shelf = Shelf(session_id, folder, uid_validity)
+                known = self._known(shelf, uids, snippets=snippets)
+                rows = await self._rows(imap, uids, known, {}, snippets=snippets)
+            present = [rows[uid] for uid in uids if uid in rows]
+            return _FetchedPage(
+                imap.selected, len(present), present, known, None, snippets, Aside(())
+            )
 
         fetched = await repeatable(self._pool, session_id, folder, read)
         with spent_on("parse"):
-            messages = await self._summaries(session_id, folder, fetched)
-        return Page(folder, fetched.uid_validity, fetched.total, messages, fetched.end)
+            return await self._summaries(session_id, folder, fetched)
+
+    def forget(self, session_id: SessionId) -> None:
+        """The session is gone."""
+        self._pages.forget(session_id)
+
+    def _remember(
+        self, session_id: SessionId, question: _Question, fetched: _FetchedPage, page: Page
+    ) -> None:
+        aside = fetched.aside
+        # Of before the rows were read: what has changed since is told once more.
+        modseq = fetched.selection.highest_modseq if aside.modseq is None else aside.modseq
+        news = aside.news if question.criteria == SearchFilter() else None
+        rows = {r.uid: FetchData(r.uid, r.flags) for r in fetched.rows if r.uid is not None}
+        shown = _Shown(page, rows, fetched.selection, modseq, news)
+        octets = _PAGE_OCTETS + _ROW_OCTETS * len(rows)
+        self._pages.put(session_id, question, shown, octets)
+
+    def _known(self, shelf: Shelf, uids: Sequence[Uid], *, snippets: bool) -> dict[Uid, Summary]:
+        return {
+            uid: row
+            for uid in uids
+            if (row := self._cache.get(shelf, uid)) is not None
+            and not (snippets and row.snippet is UNSET)
+        }
+
+    async def _rows(
+        self,
+        imap: ImapConnection,
+        shown: Sequence[Uid],
+        known: dict[Uid, Summary],
+        told: dict[Uid, FetchData],
+        *,
+        snippets: bool,
+    ) -> dict[Uid, FetchData]:
+        """What the server says of the rows: their flags, and all of those that are not ``known``. What it has ``told``
+        is not asked for again."""
+        flags = [uid for uid in known if uid not in told]
+        unknown = [uid for uid in shown if uid not in known]
+        if not flags and not unknown:
+            return told
+        items = SUMMARY_ITEMS + (snippet_items(imap.capabilities) if snippets else b"")
+        asked = await fetch_each(imap, {b"FLAGS": flags, items: unknown})
+        return told | (await complete(imap, asked, unknown) if snippets else asked)
 
     async def _summaries(
         self, session_id: SessionId, folder: FolderPath, fetched: _FetchedPage
     ) -> list[Summary | Unreadable]:
         """The rows of a page: of what is known only the flags are new, and what is new is known from now on."""
-        shelf = Shelf(session_id, folder, fetched.uid_validity)
+        shelf = Shelf(session_id, folder, fetched.selection.uid_validity)
         messages: list[Summary | Unreadable] = []
         turn = Turn()
         for row in fetched.rows:
             await turn.share()
             known = fetched.known.get(row.uid) if row.uid is not None else None
             if known is not None:
-                messages.append(with_flags(known, row.flags or ()))
+                messages.append(with_flags(known, row.flags or (), snippet=fetched.snippets))
                 continue
-            summary = summarise(row, folder)
+            summary = summarise(row, folder, snippet=fetched.snippets)
             if isinstance(summary, Summary):
                 self._cache.put(shelf, summary, len(row.sections["HEADER.FIELDS"]))
             messages.append(summary)

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from cbemail.errors import AttachmentNotFound, MessageNotFound, UpstreamError
 from cbemail.ids import SessionId
-from cbemail.imap.connection import Completion, ImapConnection
+from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
+from cbemail.imap.flight import Completion
 from cbemail.imap.messages import fetch, fetch_command
 from cbemail.imap.parser import fetch_data
 from cbemail.imap.pool import ImapPool

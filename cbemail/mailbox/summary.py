@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from cbemail.imap.protocol import (
     ANSWERED,
@@ -16,6 +16,8 @@ from cbemail.imap.protocol import (
     Part,
     Uid,
 )
+from cbemail.mailbox.kind import Kind, kind_of
+from cbemail.mailbox.snippets import read_snippet
 from cbemail.mailbox.structure import Layout, lay_out, part_filename, part_media_type
 from cbemail.mime.address import Address
 from cbemail.mime.headers import SummaryHeaders, read_summary_headers, safe_filename
@@ -24,7 +26,7 @@ from cbemail.mime.words import decode_text
 # One FETCH gives all of a row. The header is capped: a field of megabytes is an attack, and 64 KB hold any real one.
 SUMMARY_ITEMS = (
     b"FLAGS INTERNALDATE RFC822.SIZE BODYSTRUCTURE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC BCC REPLY-TO SUBJECT"
-    b" MESSAGE-ID IN-REPLY-TO REFERENCES)]<0.65536>"
+    b" MESSAGE-ID IN-REPLY-TO REFERENCES AUTO-SUBMITTED PRECEDENCE X-FAILED-RECIPIENTS)]<0.65536>"
 )
 
 
@@ -60,10 +62,16 @@ class Flags(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True, rename={"from_": "from"}):
-    """One message in a list. ``message_id`` and ``in_reply_to`` with their angle brackets; ``size`` in octets."""
+    """One message in a list. ``message_id`` and ``in_reply_to`` with their angle brackets; ``size`` in octets.
+
+    ``kind`` is ``message`` unless the message says that it is a report on a delivery (``bounce``), that it was read
+    (``receipt``), an ``invitation`` to an event, or the answer of an absent person's mailbox (``auto_reply``).
+    ``snippet`` is there where it was asked for: the first words of the text, 200 characters at most.
+    """
 
     uid: Uid
     folder: FolderPath
+    kind: Kind
     message_id: str | None
     in_reply_to: str | None
     subject: str
@@ -82,6 +90,7 @@ class Summary(Struct, frozen=True, rename={"from_": "from"}):
     flags: list[Flag]
     has_attachments: bool
     attachments: list[AttachmentInfo]
+    snippet: str | UnsetType = UNSET
 
 
 class Unreadable(Struct, frozen=True):
@@ -92,18 +101,24 @@ class Unreadable(Struct, frozen=True):
     error: str
 
 
-def summarise(row: FetchData, folder: FolderPath) -> Summary | Unreadable:
-    """The row of one message, from a FETCH of `SUMMARY_ITEMS`."""
+def summarise(row: FetchData, folder: FolderPath, *, snippet: bool = False) -> Summary | Unreadable:
+    """The row of one message, from a FETCH of `SUMMARY_ITEMS`; with its snippet, of `snippets.snippet_items` too."""
     assert row.uid is not None  # noqa: S101 - fetch() gives rows by their UID
     if row.defect is not None or row.body_structure is None or "HEADER.FIELDS" not in row.sections:
         return Unreadable(row.uid, folder, row.defect or "the mail server did not describe it")
     headers = read_summary_headers(row.sections["HEADER.FIELDS"])
-    return Summary(**summary_fields(row, folder, headers, lay_out(row.body_structure)))
+    layout = lay_out(row.body_structure)
+    fields = summary_fields(row, folder, headers, layout)
+    if snippet:
+        fields["snippet"] = read_snippet(row, layout)
+    return Summary(**fields)
 
 
-def with_flags(summary: Summary, flags: tuple[Flag, ...]) -> Summary:
-    """``summary`` as it is under ``flags``."""
+def with_flags(summary: Summary, flags: tuple[Flag, ...], *, snippet: bool = False) -> Summary:
+    """``summary`` as it is under ``flags``, with its snippet or without."""
     now = Flags.of(flags)
+    if now.flags == summary.flags and snippet == (summary.snippet is not UNSET):
+        return summary
     return structs.replace(
         summary,
         flags=now.flags,
@@ -111,6 +126,7 @@ def with_flags(summary: Summary, flags: tuple[Flag, ...]) -> Summary:
         flagged=now.flagged,
         answered=now.answered,
         draft=now.draft,
+        snippet=summary.snippet if snippet else UNSET,
     )
 
 
@@ -123,6 +139,7 @@ def summary_fields(
     return {
         "uid": row.uid,
         "folder": folder,
+        "kind": kind_of(row.body_structure, layout, headers),
         "message_id": headers.message_id,
         "in_reply_to": headers.in_reply_to,
         "subject": headers.subject,
@@ -134,7 +151,11 @@ def summary_fields(
         "date": headers.date,
         "received_at": row.internal_date.astimezone(UTC) if row.internal_date else None,
         "size": row.size or 0,
-        **structs.asdict(flags),
+        "flags": flags.flags,
+        "read": flags.read,
+        "flagged": flags.flagged,
+        "answered": flags.answered,
+        "draft": flags.draft,
         "has_attachments": any(not attachment.inline for attachment in attachments),
         "attachments": attachments,
     }

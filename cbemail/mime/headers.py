@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from cbemail.mime import limits
 from cbemail.mime.address import Address, read_addresses
+from cbemail.mime.automatic import AUTOMATIC_FIELDS, is_automatic_reply
 from cbemail.mime.charset import decode_octets
 from cbemail.mime.words import decode_text, one_line
 
@@ -65,6 +66,8 @@ class SummaryHeaders(Struct, frozen=True):
     bcc: list[Address] = []
     reply_to: list[Address] = []
     date: datetime | None = None
+    is_automatic_reply: bool = False
+    failed_recipients: list[Address] = []  # as Exim and Gmail name them in a bounce
 
 
 def read_summary_headers(block: bytes) -> SummaryHeaders:
@@ -83,26 +86,30 @@ def read_summary_headers(block: bytes) -> SummaryHeaders:
         elif name in (b"to", b"cc", b"bcc") and len(values[name]) < limits.FIELD:
             values[name] += b", " + _unfold(match[2])
     addresses = {name: read_addresses(values[name]) for name in _ADDRESS_FIELDS if name in values}
+    subject = decode_text(values[b"subject"]) if b"subject" in values else None
     message_ids = read_message_ids(values.get(b"message-id", b""))
     in_reply_to = read_message_ids(values.get(b"in-reply-to", b""))
-    subject = values.get(b"subject")
     authors = addresses.get(b"from") or addresses.get(b"sender")
     return SummaryHeaders(
         message_id=message_ids[0] if message_ids else None,
         in_reply_to=in_reply_to[0] if in_reply_to else None,
         references=read_message_ids(values.get(b"references", b"")),
-        subject=None if subject is None else decode_text(subject),
+        subject=subject,
         from_=authors[0] if authors else None,
         to=addresses.get(b"to", []),
         cc=addresses.get(b"cc", []),
         bcc=addresses.get(b"bcc", []),
         reply_to=addresses.get(b"reply-to", []),
         date=read_date(values.get(b"date", b"")),
+        is_automatic_reply=not _AUTOMATIC_FIELDS.isdisjoint(values)
+        and is_automatic_reply(values, subject or ""),
+        failed_recipients=addresses.get(b"x-failed-recipients", []),
     )
 
 
-_ADDRESS_FIELDS = (b"from", b"sender", b"to", b"cc", b"bcc", b"reply-to")
-_SUMMARY_FIELDS = frozenset(
+_ADDRESS_FIELDS = (b"from", b"sender", b"to", b"cc", b"bcc", b"reply-to", b"x-failed-recipients")
+_AUTOMATIC_FIELDS = frozenset(AUTOMATIC_FIELDS)
+_SUMMARY_FIELDS = _AUTOMATIC_FIELDS.union(
     (*_ADDRESS_FIELDS, b"message-id", b"in-reply-to", b"references", b"subject", b"date")
 )
 

@@ -12,6 +12,9 @@ FIELD = 256 * 1024  # octets of one value; a To: of 200 KiB (16,000 addresses) e
 ADDRESSES = 2_000  # of one field: 50 rows a page still make a response of sane size
 ADDRESS_TOKENS = 10 * ADDRESSES  # words and signs read for them: 50 KB of `""` are 25,000
 MESSAGE_IDS = 100  # of References: RFC 5322 has no bound, INN and Thunderbird keep far fewer
+SUBJECT = 2_000  # characters that are compared: RFC 5322's longest line is half of that
+THREAD_DEPTH = 1_000  # answers to answers that are followed up; real ones go to some hundreds
+REPORTED = 200  # recipients of one delivery report; servers must take 100 (RFC 5321 4.5.3.1.8)
 PARAMETER_SEGMENTS = 100  # RFC 2231 continuations of one parameter: ~7 KB of file name
 
 # ---- bodies, received

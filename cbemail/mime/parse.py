@@ -16,6 +16,10 @@ _SOFT_BREAK = re.compile(rb"=[ \t]{0,32}\r?\n")
 _STRAY_EQUALS = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]{0,32}\r?\n)")
 _UNDECIDED = re.compile(rb"=(?:[0-9A-Fa-f]|[ \t]{0,32}\r?)\Z")
 _LONGEST_UNDECIDED = 34
+# The beginning of one in UTF-8 (RFC 3629). In other charsets it may be a whole one, and is no loss at a cut.
+_HALF_CHARACTER = re.compile(
+    rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"
+)
 
 
 def decode_transfer(data: bytes, encoding: str) -> bytes:
@@ -24,9 +28,24 @@ def decode_transfer(data: bytes, encoding: str) -> bytes:
     return decoder.feed(data) + decoder.finish()
 
 
-def read_text(data: bytes, *, encoding: str, charset: str | None, flowed: bool, delsp: bool) -> str:
-    """The text of a text part, with ``\\n`` line ends; what lies beyond `limits.TEXT` is left out."""
-    text = decode_charset(decode_transfer(data, encoding)[: limits.TEXT], charset)
+def read_text(
+    data: bytes,
+    *,
+    encoding: str,
+    charset: str | None,
+    flowed: bool,
+    delsp: bool,
+    whole: bool = True,
+) -> str:
+    """The text of a text part, with ``\\n`` line ends; what lies beyond `limits.TEXT` is left out.
+
+    Where ``data`` is not the ``whole`` part, half a character at its end does not count: it would be taken for a sign
+    that all of the text is in another charset.
+    """
+    octets = decode_transfer(data, encoding)
+    if not whole or len(octets) > limits.TEXT:
+        octets = _HALF_CHARACTER.sub(b"", octets[: limits.TEXT])
+    text = decode_charset(octets, charset)
     return unflow(text, delsp=delsp) if flowed else text
 
 

@@ -73,6 +73,15 @@ class Repository:
         )
         _require_session(rows)
 
+    async def renew_credentials(
+        self, session_id: SessionId, *, sealed: bytes, renewed: bytes
+    ) -> bool:
+        """Keep ``renewed`` in place of these credentials, if they are still the session's; says whether they were."""
+        rows = await self._database.execute(
+            "renew_credentials", id=session_id, sealed_credentials=sealed, renewed=renewed
+        )
+        return bool(rows)
+
     async def mark_stale(self, session_id: SessionId, *, sealed: bytes) -> None:
         """Remember that these credentials no longer work; where others have taken their place, nothing is."""
         await self._database.execute("mark_stale", id=session_id, sealed_credentials=sealed)
@@ -96,6 +105,7 @@ class Repository:
             "delete_batch_content",
             "delete_batch_messages",
             "delete_batches",
+            "delete_folder_states",
             "delete_session",
         )
         await self._database.execute_all([(query, {"id": session_id}) for query in deletions])

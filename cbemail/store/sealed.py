@@ -20,6 +20,7 @@ class SealedKind(StrEnum):
     BATCH_KEYS = "batch_keys"
     ANSWERS = "answers"  # to idempotency keys
     RESULTS = "results"  # of messages sent
+    FOLDER_STATES = "folder_states"
 
 
 class SealedValue(Struct, frozen=True):

@@ -12,8 +12,9 @@ import pytest
 from cbemail.errors import FolderNotFound, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from cbemail.imap import connection as module
 from cbemail.imap.connection import ImapConnection, LiteralStream
-from cbemail.imap.messages import append, fetch_command, select
+from cbemail.imap.messages import append, fetch_command
 from cbemail.imap.protocol import INBOX, FolderPath, StatusResponse, UidSet, Untagged
+from cbemail.imap.selecting import select
 from cbemail.imap.wire import Command, Literal, mailbox
 from tests.fakes.listener import Listener
 from tests.fakes.script import CUT, NORMAL, STALL, Split, Trickle
@@ -124,6 +125,29 @@ async def test_what_is_selected_is_kept_true_between_commands(
     await until(lambda: selected.exists == 8)
 
     assert imap.selected is selected
+
+
+async def test_what_has_vanished_just_now_counts_and_what_vanished_earlier_does_not(
+    imap_server: ScriptedImap, imap: ImapConnection
+) -> None:
+    selected = await select(imap, INBOX)
+
+    imap_server.push(b"* 9 EXISTS\r\n* VANISHED (EARLIER) 1:100\r\n* VANISHED 3,5:6\r\n")
+    await until(lambda: selected.exists == 6)
+
+    assert imap.usable
+
+
+async def test_a_vanished_that_cannot_be_read_breaks_the_connection(
+    imap_server: ScriptedImap, imap: ImapConnection
+) -> None:
+    await select(imap, INBOX)
+
+    imap_server.push(b"* VANISHED everything\r\n")
+    await until(lambda: imap.broken)
+
+    with pytest.raises(UpstreamError):
+        await imap.run_one(NOOP)
 
 
 @pytest.mark.parametrize("piece", [Trickle, lambda octets: Split(octets, len(octets) // 2)])

@@ -106,6 +106,7 @@ def test_a_search_may_name_half_a_million_messages():
     uids = b" 1234567" * 500_000
 
     assert Framer().feed(b"* SEARCH" + uids + b"\r\n") == [[b"* SEARCH" + uids]]
+    assert Framer().feed(b"* vanished" + uids + b"\r\n") == [[b"* vanished" + uids]]
     with pytest.raises(ImapSyntaxError):
         Framer().feed(b"* SEARCH " + b"1" * MAX_SEARCH_LINE)
 

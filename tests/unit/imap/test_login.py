@@ -118,6 +118,40 @@ async def test_the_reasons_for_refusing_a_token_are_answered_with_nothing(
     assert imap_server.commands[-1] == b""
 
 
+@pytest.mark.parametrize("also", [(), ("SASL-IR",)])
+async def test_a_server_that_takes_tokens_by_the_standard_only_gets_them_so(
+    imap_server: ScriptedImap, open_to: Open, also: tuple[str, ...]
+) -> None:
+    imap_server.capabilities = ["IMAP4rev1", "AUTH=OAUTHBEARER", *also]
+
+    imap = await open_to(imap_server, username="joe=a,b", secret=AccessToken(TOKEN))
+
+    assert (await imap.run_one(NOOP)).ok
+    message = f"n,a=joe=3Da=2Cb,\x01host=127.0.0.1\x01port={imap_server.port}\x01auth=Bearer {TOKEN}\x01\x01"
+    assert base64.b64encode(message.encode()) in imap_server.received
+
+
+async def test_where_both_are_offered_a_token_goes_by_xoauth2(
+    imap_server: ScriptedImap, open_to: Open
+) -> None:
+    imap_server.capabilities = [*CAPABILITIES, "AUTH=OAUTHBEARER"]
+
+    await open_to(imap_server, secret=AccessToken(TOKEN))
+
+    assert imap_server.count("AUTHENTICATE XOAUTH2") == 1
+
+
+async def test_the_standards_reasons_for_refusing_a_token_are_answered_with_one_octet(
+    imap_server: ScriptedImap, open_to: Open
+) -> None:
+    imap_server.capabilities = ["IMAP4rev1", "AUTH=OAUTHBEARER"]
+
+    with pytest.raises(CredentialsRejected):
+        await open_to(imap_server, secret=AccessToken("expired"))
+
+    assert imap_server.commands[-1] == base64.b64encode(b"\x01")  # RFC 7628 section 3.2.3
+
+
 async def test_a_token_is_not_shown_to_a_server_that_wants_none(
     imap_server: ScriptedImap, open_to: Open
 ) -> None:

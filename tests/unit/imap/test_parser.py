@@ -17,6 +17,7 @@ from cbemail.imap.parser import (
     permanent_flags,
     search_uids,
     status_data,
+    vanished_data,
 )
 from cbemail.imap.protocol import (
     Appended,
@@ -31,6 +32,7 @@ from cbemail.imap.protocol import (
     StatusData,
     StatusResponse,
     Untagged,
+    VanishedData,
 )
 from cbemail.imap.wire import mailbox
 
@@ -80,7 +82,7 @@ def untagged(stream: bytes) -> Untagged:
         (b"* FLAGS (\\Seen)", Untagged("FLAGS", None, [[b"\\Seen"]])),
         (b"* SEARCH ", Untagged("SEARCH")),
         (b"* OKAY fine", Untagged("OKAY", None, [b"fine"])),
-        (b"* THREAD (2)(3 (4))", Untagged("THREAD", None, [[b"2"], [b"3", [b"4"]]])),
+        (b"* THREAD (2)(3 (4))", Untagged("THREAD", None, [b" (2)(3 (4))"])),  # however deep
     ],
 )
 def test_each_kind_of_response_is_told_from_the_others(line: bytes, response: Response):
@@ -283,6 +285,33 @@ def test_a_search_that_finds_no_uids_but_something_else_is_a_syntax_error(stream
 )
 def test_an_esearch_is_read_without_being_expanded(stream: bytes, data: ESearchData):
     assert esearch_data(untagged(stream)) == data
+
+
+# ---- VANISHED
+
+
+@pytest.mark.parametrize(
+    ("stream", "data"),
+    [
+        (b"* VANISHED 7", VanishedData(earlier=False, ranges=((7, 7),))),
+        (b"* VANISHED 41,43:45", VanishedData(earlier=False, ranges=((41, 41), (43, 45)))),
+        (b"* VANISHED (EARLIER) 9:7", VanishedData(earlier=True, ranges=((7, 9),))),
+        (
+            b"* VANISHED (EARLIER) 1:4294967295",
+            VanishedData(earlier=True, ranges=((1, 2**32 - 1),)),
+        ),
+    ],
+)
+def test_a_vanished_is_read_without_being_expanded(stream: bytes, data: VanishedData):
+    assert vanished_data(untagged(stream)) == data
+
+
+@pytest.mark.parametrize(
+    "stream", [b"* VANISHED", b"* VANISHED (EARLIER)", b"* VANISHED x", b"* VANISHED 0"]
+)
+def test_a_vanished_without_uids_is_an_error(stream: bytes):
+    with pytest.raises(ImapSyntaxError):
+        vanished_data(untagged(stream))
 
 
 # ---- response codes

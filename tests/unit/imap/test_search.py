@@ -6,15 +6,16 @@ import msgspec
 import pytest
 
 from cbemail.errors import InvalidRequest
-from cbemail.imap.search import MAX_TERMS, SearchFilter, compile_search
+from cbemail.imap.query import MAX_TERMS
+from cbemail.imap.search import SearchFilter, compile_search, in_other_charset
 from cbemail.imap.wire import Argument, Command, Literal, encode
 
 TODAY = date(2026, 3, 15)
 
 
-def spelled(wanted: SearchFilter) -> bytes:
+def spelled(wanted: SearchFilter, *, gmail: bool = False) -> bytes:
     """The keys as one line; only for searches without a literal."""
-    arguments = compile_search(wanted, today=TODAY).arguments
+    arguments = compile_search(wanted, today=TODAY, gmail=gmail).arguments
     (line,) = encode(b"A", Command("SEARCH", arguments), literal_plus=False, literal_minus=False)
     return line.removeprefix(b"A SEARCH ").removesuffix(b"\r\n")
 
@@ -54,6 +55,8 @@ def test_a_filter_is_the_conjunction_of_its_fields(wanted: SearchFilter, keys: b
         ("is:unread is:read", b"UNSEEN SEEN"),
         ("is:Flagged is:starred is:answered", b"FLAGGED FLAGGED ANSWERED"),
         ("-is:flagged", b"NOT FLAGGED"),
+        ("bcc:bob is:draft", b'BCC "bob" DRAFT'),
+        ("keyword:$Work -keyword:a}", b"(KEYWORD $Work) NOT (KEYWORD a})"),
         ("newer:7d older:2w", b"SINCE 8-Mar-2026 BEFORE 1-Mar-2026"),
         ("newer:1m older:1y", b"SINCE 13-Feb-2026 BEFORE 15-Mar-2025"),
         ("since:2026-01-01 before:2026-02-01", b"SINCE 1-Jan-2026 BEFORE 1-Feb-2026"),
@@ -89,6 +92,86 @@ def test_attachments_are_left_to_the_caller(
 
     assert program.has_attachments is asked
     assert program.arguments == ((b"TEXT", b'"x"') if query == "x" else (b"ALL",))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "keys"),
+    [
+        (SearchFilter(), b"ALL"),
+        (SearchFilter(q="from:ann is:unread"), b'FROM "ann" UNSEEN'),
+        (SearchFilter(text="q3"), b'TEXT "q3"'),
+        (SearchFilter(q="q3"), rb'X-GM-RAW "in:anywhere \"q3\""'),
+        (SearchFilter(q='-"a b" c'), rb'X-GM-RAW "in:anywhere -\"a b\" \"c\""'),
+        (SearchFilter(q="OR"), rb'X-GM-RAW "in:anywhere \"OR\""'),
+        (SearchFilter(has_attachments=True), b'X-GM-RAW "in:anywhere has:attachment"'),
+        (SearchFilter(q="-has:attachment"), b'X-GM-RAW "in:anywhere -has:attachment"'),
+        (
+            SearchFilter(read=True, q="from:ann q3 has:attachment"),
+            rb'SEEN FROM "ann" X-GM-RAW "in:anywhere \"q3\" has:attachment"',
+        ),
+    ],
+)
+def test_gmail_is_asked_for_words_and_attachments_in_its_own_language(
+    wanted: SearchFilter, keys: bytes
+):
+    assert spelled(wanted, gmail=True) == keys
+    assert compile_search(wanted, today=TODAY, gmail=True).has_attachments is None
+
+
+def test_words_beyond_ascii_reach_gmail_in_utf_8():
+    program = compile_search(SearchFilter(q="Grüße"), today=TODAY, gmail=True)
+
+    text = Literal('in:anywhere "Grüße"'.encode())
+    assert (program.charset, program.arguments) == ("UTF-8", (b"X-GM-RAW", text))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "takes_all"),
+    [
+        (SearchFilter(), True),
+        (SearchFilter(q=" "), True),
+        (SearchFilter(read=True), False),
+        (SearchFilter(has_attachments=False), False),
+    ],
+)
+def test_a_filter_that_asks_for_nothing_takes_all(wanted: SearchFilter, takes_all: bool):  # noqa: FBT001
+    assert compile_search(wanted, today=TODAY).takes_all is takes_all
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "charset", "octets"),
+    [
+        ("Grüße", b"(US-ASCII ISO-8859-1)", "ISO-8859-1", b"Gr\xfc\xdfe"),
+        ("Grüße", b'("KOI8-R" "windows-1252")', "windows-1252", b"Gr\xfc\xdfe"),
+        ("Привет", b"(ISO-8859-1 KOI8-R)", "KOI8-R", b"\xf0\xd2\xc9\xd7\xc5\xd4"),
+        ("Grüße", b"(UTF-8 UTF-16 base64 no-such ISO-8859-15)", "ISO-8859-15", b"Gr\xfc\xdfe"),
+    ],
+)
+def test_a_refused_charset_is_replaced_by_one_that_has_the_characters(
+    text: str, named: bytes, charset: str, octets: bytes
+):
+    program = compile_search(SearchFilter(read=True, subject=text), today=TODAY)
+
+    other = in_other_charset(program, named)
+
+    assert (other.charset, other.arguments) == (charset, (b"SEEN", b"SUBJECT", Literal(octets)))
+
+
+@pytest.mark.parametrize(
+    "named", [b"", b"(US-ASCII)", b"(UTF-8)", b"utf-8", b"({5} * \\)", b"(KOI8-R)"]
+)
+def test_where_no_charset_that_is_named_has_the_characters_ascii_is_suggested(named: bytes):
+    program = compile_search(SearchFilter(subject="Grüße"), today=TODAY)
+
+    with pytest.raises(InvalidRequest, match="ASCII"):
+        in_other_charset(program, named)
+
+
+def test_a_charset_is_replaced_once():
+    program = compile_search(SearchFilter(subject="Ã¼"), today=TODAY)
+
+    with pytest.raises(InvalidRequest):
+        in_other_charset(in_other_charset(program, b"(ISO-8859-1)"), b"(ISO-8859-15)")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +238,10 @@ def test_what_cannot_be_searched_for_is_refused_where_it_stood(wanted: SearchFil
         ('a"b"', "quote"),
         ('"a"b', "quote"),
         ("is:old", "is:"),
+        ("keyword:\\Seen", "is:flagged"),
+        ('keyword:"a b"', "one word"),
+        ("keyword:é", "one word"),
+        ('keyword:"(ALL"', "one word"),
         ("has:money", "has:attachment"),
         ("has:attachment -has:attachment", "with and without"),
         ("newer:7", "7d"),

@@ -13,6 +13,7 @@ def row(uid: int) -> Summary:
     return Summary(
         uid=Uid(uid),
         folder=INBOX,
+        kind="message",
         message_id=None,
         in_reply_to=None,
         subject=f"message {uid}",

@@ -105,6 +105,17 @@ def test_the_text_of_a_part_is_bounded():
     assert len(text) == limits.TEXT
 
 
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_half_a_character_at_a_cut_does_not_change_the_charset_of_all(cut: int):
+    octets = "é: ".encode() + b"x" * 100 + "😀😀".encode()[:-cut]
+
+    text = read_text(
+        octets, encoding="8bit", charset="utf-8", flowed=False, delsp=False, whole=False
+    )
+
+    assert text == "é: " + "x" * 100 + "😀"
+
+
 def test_the_text_of_a_part_is_decoded_and_unflowed():
     text = read_text(
         b"Gr=FC=DFe =\r\naus \r\nK=F6ln\r\n",
