@@ -272,6 +272,7 @@ _SEALED = {
     SealedKind.BATCH_KEYS: "keys of batches",
     SealedKind.ANSWERS: "answers to idempotency keys",
     SealedKind.RESULTS: "results of messages sent",
+    SealedKind.FOLDER_STATES: "states of folders",
 }
 
 

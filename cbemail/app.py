@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from cbemail.api.answers import Answers
 from cbemail.api.docs import render_docs
 from cbemail.api.gate import Gate
 from cbemail.api.limits import Limits
@@ -38,10 +39,15 @@ from cbemail.imap.directory import FolderDirectory
 from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.actions import MailboxActions
 from cbemail.mailbox.cache import SummaryCache
+from cbemail.mailbox.changes import FolderChanges
+from cbemail.mailbox.everywhere import AccountListing
+from cbemail.mailbox.finding import Finder
+from cbemail.mailbox.folder_state import STATES_KEPT, StateKeeper
 from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.listing import FolderListing
 from cbemail.mailbox.parts import PartReader
 from cbemail.mailbox.reading import MessageReader
+from cbemail.mailbox.threads import ThreadReader
 from cbemail.metrics import LAG_SECONDS, Distribution, RequestTally, watch_loop
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.backlog import Backlog
@@ -53,8 +59,11 @@ from cbemail.outbox.sent import SentFolder
 from cbemail.outbox.steering import Steering
 from cbemail.outbox.upstreams import Upstreams
 from cbemail.outbox.watching import Watching
+from cbemail.sessions.discovery import NAMES_AT_ONCE, Discovery
+from cbemail.sessions.dns_records import DnsRecords, system_resolver
 from cbemail.sessions.keys import KeyRing
 from cbemail.sessions.registry import Sessions
+from cbemail.sessions.sources import ServerSources
 from cbemail.sessions.tokens import ApiKeys, Tokens
 from cbemail.sessions.vault import Vault
 from cbemail.settings import Settings
@@ -63,7 +72,9 @@ from cbemail.store.batches import BatchRepository
 from cbemail.store.database import Database, StoreUnusable
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.files import make_folder
+from cbemail.store.folder_states import FolderStates
 from cbemail.store.repository import Repository
+from cbemail.web import Web
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +164,13 @@ async def _open(
         allow_plaintext_login=settings.allow_plaintext_login,
         ca_file=settings.mail_ca_file,
     )
+    web = Web(hosts)
+    stack.push_async_callback(web.close)
+    strangers = hosts.resolving(at_once=NAMES_AT_ONCE)
+    strangers_web = Web(strangers)
+    stack.push_async_callback(strangers_web.close)
+    discovery = Discovery(_server_sources(settings, strangers, strangers_web))
+    stack.push_async_callback(discovery.close)
     keyring = KeyRing(settings.secret_key)
     tokens = Tokens(
         keyring,
@@ -165,11 +183,13 @@ async def _open(
         vault,
         tokens,
         hosts,
+        web,
         now,
         time_to_live=timedelta(days=settings.session_ttl_days),
     )
     await sessions.load()
     stack.push_async_callback(_tolerantly, sessions.save_use)
+    stack.push_async_callback(sessions.renewals.close)
 
     imap = ImapPool(
         sessions.connect_imap,
@@ -183,11 +203,18 @@ async def _open(
         server = sessions.require(session_id).smtp
         return f"{server.host.lower()}:{server.port}"
 
+    def smtp_account(session_id: SessionId) -> str:
+        """The login at that host; of a session that has ended, itself."""
+        if not sessions.exists(session_id):
+            return session_id
+        return sessions.require(session_id).smtp.username.lower()
+
     stored_batches = BatchRepository(database)
     upstreams = Upstreams(sessions.require, limits_of_session, stored_batches, now)
     smtp = SmtpPool(
         sessions.connect_smtp,
         smtp_host,
+        account_of=smtp_account,
         limit_of=upstreams.connections,
         per_session=ProviderLimits().connections,
         per_host=settings.smtp_connections_per_host,
@@ -198,6 +225,12 @@ async def _open(
 
     directory = FolderDirectory(imap)
     cache = SummaryCache()
+    finder = Finder(now)
+    listing = FolderListing(imap, directory, cache, finder)
+    account = AccountListing(imap, directory, listing, now)
+    reader = MessageReader(imap, directory)
+    answers = Answers()
+    imap.on_change.append(answers.forget)
     sent = SentFolder(imap, directory)
     outbox = Outbox(repository, vault, smtp, upstreams, sent, now, render)
     dispatch = Dispatch(stored_batches, sessions, vault, smtp, upstreams, sent, now, policy)
@@ -206,6 +239,11 @@ async def _open(
         smtp.close_session,
         directory.forget,
         cache.forget,
+        listing.forget,
+        finder.forget,
+        account.forget,
+        reader.forget,
+        answers.forget,
         dispatch.forget_session,
     ]
     sessions.on_renewal += [imap.close_session, smtp.close_session, dispatch.resume_session]
@@ -215,7 +253,8 @@ async def _open(
     batches = Batches(stored_batches, dispatch)
     backlog = Backlog(dispatch.lives)
 
-    upkeep = asyncio.create_task(_keep_up(sessions, repository, stored_batches))
+    folder_states = FolderStates(database)
+    upkeep = asyncio.create_task(_keep_up(sessions, repository, stored_batches, folder_states))
     stack.push_async_callback(_stop, upkeep)
     lag = Distribution(LAG_SECONDS)
     stack.push_async_callback(_stop, asyncio.create_task(watch_loop(lag)))
@@ -228,6 +267,7 @@ async def _open(
         database=database,
         hosts=hosts,
         sessions=sessions,
+        discovery=discovery,
         tokens=tokens,
         api_keys=ApiKeys(settings.api_keys),
         gate=Gate(settings.gate_pin, keyring, now),
@@ -235,10 +275,14 @@ async def _open(
         imap=imap,
         smtp=smtp,
         folders=MailboxFolders(imap, directory),
-        listing=FolderListing(imap, directory, cache, now),
-        reader=MessageReader(imap, directory),
+        listing=listing,
+        account=account,
+        reader=reader,
+        threads=ThreadReader(imap, directory, listing),
         parts=PartReader(imap, directory),
+        changes=FolderChanges(imap, directory, StateKeeper(vault, folder_states, now)),
         actions=MailboxActions(imap, directory, now),
+        answers=answers,
         outbox=outbox,
         batches=batches,
         watching=Watching(batches, dispatch),
@@ -249,6 +293,7 @@ async def _open(
                 requests=tally,
                 lag=lag,
                 sessions=sessions.count,
+                renewals=sessions.renewals,
                 imap=imap,
                 smtp=smtp,
                 cache=cache,
@@ -261,7 +306,18 @@ async def _open(
     )
 
 
-async def _keep_up(sessions: Sessions, repository: Repository, batches: BatchRepository) -> None:
+def _server_sources(settings: Settings, hosts: MailHosts, web: Web) -> ServerSources | None:
+    if not settings.discovery:
+        return None
+    return ServerSources(hosts, web, DnsRecords(system_resolver()), ispdb=settings.ispdb_url)
+
+
+async def _keep_up(
+    sessions: Sessions,
+    repository: Repository,
+    batches: BatchRepository,
+    folder_states: FolderStates,
+) -> None:
     """What is written or cleared away now and then. A store that is full or failed for the moment ends nothing."""
     while True:
         await asyncio.sleep(UPKEEP_SECONDS)
@@ -269,6 +325,7 @@ async def _keep_up(sessions: Sessions, repository: Repository, batches: BatchRep
         await _tolerantly(sessions.end_unused)
         await _tolerantly(repository.purge_expired, now(), keys=KEYS_KEPT, sends=SENDS_KEPT)
         await _tolerantly(batches.purge, now() - SENDS_KEPT)
+        await _tolerantly(folder_states.purge, now() - STATES_KEPT)
 
 
 async def _tolerantly(
@@ -311,11 +368,13 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 
 def _routes() -> list[Route]:
-    """One route a path, which knows all its methods: so a wrong one is told which there are."""
+    """One route a path, which knows all its methods: so a wrong one is told which there are. Starlette tries one after
+    the other: the paths that are asked for most come first."""
     by_path: dict[str, dict[str, Operation[Any, Any]]] = {}
     for operation in OPERATIONS:
         by_path.setdefault(operation.path, {})[operation.method] = operation
-    return [Route(path, _Methods(operations)) for path, operations in by_path.items()]
+    paths = sorted(by_path, key=lambda path: not path.startswith("/api/mailbox/messages"))
+    return [Route(path, _Methods(by_path[path])) for path in paths]
 
 
 class _Methods:

@@ -122,6 +122,14 @@ def _secret_key(value: str) -> str:
     return value
 
 
+def _database(value: str) -> str | None:
+    if value.lower() == "none":
+        return None
+    if not re.fullmatch(r"https://[!-~]+", value):
+        raise ValueError("the https URL before the domain's name, or none")
+    return value.rstrip("/") + "/"
+
+
 def _path(value: str) -> Path:
     return Path(value)
 
@@ -274,6 +282,22 @@ class Settings:
             "512",
             _integer(1, 4096),
             "The largest batch to accept, with its file of recipients, in MB; in JSON 128 at most.",
+        ),
+    ]
+    discovery: Annotated[
+        bool,
+        Variable(
+            "true",
+            _boolean,
+            "Whether the mail servers of unknown domains are looked for: in ISPDB_URL, at the domain itself, and in DNS.",
+        ),
+    ]
+    ispdb_url: Annotated[
+        str | None,
+        Variable(
+            "https://autoconfig.thunderbird.net/v1.1/",
+            _database,
+            "The database to look for mail servers in, which learns the domain; `none` asks none.",
         ),
     ]
     session_ttl_days: Annotated[

@@ -20,6 +20,7 @@ from tests import leaks
 from tests.certificates import Certificates
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
+from tests.integration.cyrus import Cyrus
 from tests.integration.dovecot import WEAK_CAPABILITIES, Dovecot
 from tests.integration.postfix import Postfix
 
@@ -135,6 +136,24 @@ def weak_dovecot(certificates: Certificates) -> Iterator[Dovecot]:
         _open_directory() as directory,
         Dovecot.running(directory, certificates, imap_capability=WEAK_CAPABILITIES) as server,
     ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def condstore_dovecot(certificates: Certificates) -> Iterator[Dovecot]:
+    """Dovecot that tells whose flags have changed, but not what was removed."""
+    offered = f"{WEAK_CAPABILITIES} CONDSTORE ESEARCH"
+    with (
+        _open_directory() as directory,
+        Dovecot.running(directory, certificates, imap_capability=offered) as server,
+    ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cyrus(certificates: Certificates) -> Iterator[Cyrus]:
+    """Cyrus, which does much of what Dovecot does, in its own way."""
+    with _open_directory() as directory, Cyrus.running(directory, certificates) as server:
         yield server
 
 

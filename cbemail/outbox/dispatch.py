@@ -403,10 +403,12 @@ class Dispatch:
                 self._chores.begin(self._keep_pause(each))
 
     def _refused(self, live: LiveBatch, connection: SubmissionConnection) -> None:
-        """The server no longer takes the login of a connection. Where the session has another by now, that is next."""
+        """The server no longer takes the login of a connection. Where the session has another by now, or an access
+        token that can be renewed, that is next."""
         session_id = live.record.session_id
         if self._sessions.is_current(session_id, connection):
-            self._halt(live, CREDENTIALS_STALE, None)
+            if not self._sessions.may_renew(session_id):
+                self._halt(live, CREDENTIALS_STALE, None)
             self._chores.begin(self._sessions.refused(session_id, connection))
 
     async def _keep_pause(self, live: LiveBatch) -> None:

@@ -256,10 +256,14 @@ class Outbox:
 
     async def _hand_over(self, submission: Submission) -> Outcome:
         """With a second try, at most. A connection that was lost before the final dot has delivered nothing (RFC
-        5321 section 4.1.1.4), and one kept warm may have died unnoticed: that is tried once more."""
+        5321 section 4.1.1.4), and one kept warm may have died unnoticed, or its access token have expired: that is
+        tried once more."""
         async with self._smtp.lease(submission.session_id) as connection:
             outcome = await connection.submit(submission.envelope)
-        if isinstance(outcome, NotSent) and outcome.reason is Interruption.LOST:
+            if _is_login_refused(outcome):  # and so would every one of that login be
+                connection.abort()
+                self._smtp.close_session(submission.session_id)
+        if _is_lost(outcome) or _is_login_refused(outcome):
             async with self._smtp.lease(submission.session_id) as connection:
                 outcome = await connection.submit(submission.envelope)
         return outcome
@@ -351,6 +355,14 @@ def _require_allowance(seconds: float) -> None:
 
 
 # ---- outcomes
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    return isinstance(outcome, NotSent) and outcome.reason is Interruption.LOST
+
+
+def _is_login_refused(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refused) and outcome.verdict is Verdict.CREDENTIALS
 
 
 def _result(outbox_id: OutboxId, submission: Submission, outcome: Outcome) -> SendResult:

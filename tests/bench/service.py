@@ -31,13 +31,15 @@ class Client:
     session_id: str
     token: str
 
-    def request(self, method: str, target: str, body: bytes = b"") -> bytes:
+    def request(self, method: str, target: str, body: bytes = b"", *, header: str = "") -> bytes:
         """An HTTP/1.1 request in this session's name, as octets."""
         lines = [
             f"{method} {target} HTTP/1.1",
             "Host: bench",
             f"Authorization: Bearer {self.token}",
         ]
+        if header:
+            lines.append(header)
         if body:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join([*lines, "", ""]).encode() + body

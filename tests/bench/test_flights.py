@@ -72,10 +72,11 @@ async def measure(
 
 async def test_flights(tmp_path: Path, certificates: Certificates, sink: SmtpSink) -> None:
     requests: list[tuple[str, int, tuple[str, str, object]]] = [
-        ("cold list of 20", 5, ("GET", _LIST, None)),
-        ("warm list of 20", 2, ("GET", _LIST, None)),
-        ("warm get, text", 2, ("GET", _MESSAGE.format(uid=2), None)),
+        ("cold list of 20", 4, ("GET", _LIST, None)),
+        ("warm list of 20", 1, ("GET", _LIST, None)),
+        ("warm get, text", 1, ("GET", _MESSAGE.format(uid=2), None)),
         ("warm get, alternatives and a file", 2, ("GET", _MESSAGE.format(uid=1), None)),
+        ("warm get, once more", 1, ("GET", _MESSAGE.format(uid=1), None)),
         ("mark", 2, ("POST", _MESSAGE.format(uid=3) + "/mark", {"read": True})),
         ("move", 2, ("POST", _MESSAGE.format(uid=4) + "/move", {"destination": "Sent"})),
         ("delete for good", 2, ("DELETE", _MESSAGE.format(uid=5) + "?permanent=true", None)),
@@ -91,3 +92,6 @@ async def test_flights(tmp_path: Path, certificates: Certificates, sink: SmtpSin
 
             for name, limit, request in requests:
                 await measure(client, server, name, limit, request)
+            await server.drop_clients()
+            again = ("GET", _LIST, None)
+            await measure(client, server, "cold list of what was listed before", 4, again)

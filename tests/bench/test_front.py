@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.bench.bare import bare_starlette
 from tests.bench.conftest import CLIENTS, account
 from tests.bench.figures import middle, show
 from tests.bench.service import Client, Service
 from tests.bench.wrk import drive, drive_service
 from tests.fakes.smtp_sink import SmtpSink
 from tests.integration.dovecot import Dovecot
-from tests.integration.servers import free_port
 
 _ROUNDS = 5
 _SECONDS = 2
-_ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("level", ["INFO", "WARNING"], ids=["with access log", "without"])
@@ -64,31 +57,3 @@ def body_of(service: Service, client: Client) -> bytes:
         trust_env=False,
     )
     return response.content
-
-
-@contextmanager
-def bare_starlette(answer: Path) -> Iterator[str]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.bare", str(port), str(answer)], cwd=_ROOT
-    )
-    try:
-        _wait_until_listening(port, process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        try:
-            process.wait(timeout=0.02)
-        except subprocess.TimeoutExpired:
-            if time.monotonic() < deadline:
-                continue
-        raise RuntimeError("bare Starlette did not start")

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to octets what networks do: delays, trickles, cuts, stalls, half-closes. And counts them.
+"""A TCP proxy that does to octets what networks do: delays, trickles, cuts, resets, stalls, half-closes. And counts them.
 
 async with FaultProxy("127.0.0.1", dovecot.imap_port) as proxy:
     ...connect to proxy.host, proxy.port, log in...
@@ -8,6 +8,8 @@ async with FaultProxy("127.0.0.1", dovecot.imap_port) as proxy:
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from enum import Enum, auto
 from typing import Final
 
@@ -18,11 +20,13 @@ _SEGMENT = 65536
 
 class Fault(Enum):
     CUT = auto()  # the connection is closed, both ways
+    RESET = auto()  # it is closed too, and whoever the octet was for is sent a RST
     STALL = auto()  # nothing more passes in this direction, and nobody is told
     HALF_CLOSE = auto()  # this direction ends, the other goes on
 
 
 CUT: Final = Fault.CUT
+RESET: Final = Fault.RESET
 STALL: Final = Fault.STALL
 HALF_CLOSE: Final = Fault.HALF_CLOSE
 
@@ -88,7 +92,9 @@ async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, flow:
             await asyncio.sleep(due - now())
             passing, fault = flow.admit(segment)
             await _pass_on(passing, sink, trickle=flow.trickle)
-            if fault is CUT:
+            if fault is RESET:
+                _reset_when_closed(sink)
+            if fault in {CUT, RESET}:
                 raise Gone
             if fault is STALL:
                 await asyncio.Event().wait()  # until the proxy is closed
@@ -101,6 +107,11 @@ async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, flow:
         while segment := await source.read(_SEGMENT):
             on_the_way.put_nowait((now() + flow.latency, segment))
         on_the_way.put_nowait((now() + flow.latency, b""))
+
+
+def _reset_when_closed(sink: asyncio.StreamWriter) -> None:
+    at_once = struct.pack("ii", 1, 0)  # struct linger: on, for no seconds
+    sink.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
 async def _pass_on(octets: bytes, sink: asyncio.StreamWriter, *, trickle: bool) -> None:

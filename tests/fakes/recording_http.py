@@ -42,8 +42,12 @@ class RecordingHttp(Listener):
             self.requests.append(request)
             if "/cut " in request.line:
                 raise Gone
-            writer.write(_OK)
+            writer.write(await self.answer(request))
             await writer.drain()
+
+    async def answer(self, request: Recorded) -> bytes:
+        """The whole response; for a subclass to say."""
+        return _OK
 
 
 async def _read(reader: asyncio.StreamReader) -> Recorded:

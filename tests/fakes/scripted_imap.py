@@ -76,6 +76,7 @@ class ScriptedImap(ScriptedServer):
         super().__init__(tls=tls, implicit_tls=implicit_tls)
         self.capabilities = list(capabilities)
         self.delimiter = "/"
+        self.tokens = {TOKEN}  # access tokens that are good
         self.folders: dict[str, CannedFolder] = {
             "INBOX": CannedFolder(),
             "Sent": CannedFolder(("\\Sent",)),
@@ -228,10 +229,10 @@ class _ImapConversation(Conversation):
         if mechanism == "PLAIN":
             await self._admit(authentic=response.split("\0")[-1:] == [PASSWORD])
             return
-        authentic = f"auth=Bearer {TOKEN}\x01" in response
+        authentic = any(f"auth=Bearer {token}\x01" in response for token in self._imap.tokens)
         if (
             not authentic
-        ):  # RFC 7628 section 3.2.3: the reason, which the client answers with nothing
+        ):  # RFC 7628 section 3.2.3: the reason, which the client answers with its last words
             await self._challenge(base64.b64encode(b'{"status":"401"}'))
         await self._admit(authentic=authentic)
 

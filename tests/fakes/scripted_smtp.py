@@ -63,6 +63,7 @@ class ScriptedSmtp(ScriptedServer):
         self.mechanisms = mechanisms
         self.end_of_line = b"\r\n" if strict else b"\n"
         self.messages: list[Captured] = []
+        self.tokens = {TOKEN}  # access tokens that are good
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _SmtpConversation(self, reader, writer).run()
@@ -208,7 +209,12 @@ class _SmtpConversation(Conversation):
         if mechanism.upper() not in self._smtp.mechanisms:
             await self.say(b"504 5.5.4 Unrecognised authentication type\r\n")
             return
-        attempt = {"PLAIN": self._plain, "LOGIN": self._login, "XOAUTH2": self._xoauth2}
+        attempt = {
+            "PLAIN": self._plain,
+            "LOGIN": self._login,
+            "XOAUTH2": self._xoauth2,
+            "OAUTHBEARER": self._oauthbearer,
+        }
         try:
             self._user = await attempt[mechanism.upper()](initial)
         except (binascii.Error, ValueError):
@@ -234,9 +240,19 @@ class _SmtpConversation(Conversation):
             for field in (await self._respond(initial, b"")).split("\x01")
             if field
         )
-        if fields["auth"] == f"Bearer {TOKEN}":
-            return fields["user"]
-        await self._respond("", b'{"status":"401"}')  # the reason; the client answers with nothing
+        return await self._by_token(fields["user"], fields["auth"])
+
+    async def _oauthbearer(self, initial: str) -> str | None:
+        header, *pairs = (await self._respond(initial, b"")).split("\x01")  # RFC 7628 section 3.1
+        fields = dict(pair.split("=", 1) for pair in pairs if pair)
+        return await self._by_token(header.split(",")[1].removeprefix("a="), fields["auth"])
+
+    async def _by_token(self, user: str, auth: str) -> str | None:
+        if auth.removeprefix("Bearer ") in self._smtp.tokens:
+            return user
+        await self._respond(
+            "", b'{"status":"401"}'
+        )  # the reason; the client answers its last words
         return None
 
     async def _respond(self, initial: str, challenge: bytes) -> str:

@@ -18,6 +18,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -26,6 +27,8 @@ from tests.certificates import Certificates
 from tests.integration.servers import free_port, program, start_server
 
 WEAK_CAPABILITIES = "IMAP4rev1"  # no MOVE, UIDPLUS, ESEARCH, LITERAL+, SPECIAL-USE, CONDSTORE, …
+
+_RECORDED_AT = re.compile(rb"^\d+\.\d{6} ", re.MULTILINE)  # what Dovecot puts before each line
 
 _TIMEOUT = 30  # seconds a test waits for Dovecot before it fails
 
@@ -45,7 +48,8 @@ ssl = yes
 ssl_cert = <{certificates.chain_file}
 ssl_key = <{certificates.key_file}
 
-auth_mechanisms = plain login
+auth_mechanisms = plain login {bearer_mechanism}
+{oauth2}
 passdb {{
   driver = static
   args = password={password}
@@ -126,6 +130,28 @@ service stats {{
 }}
 """
 
+# For the mechanisms of access tokens only. What stands at the URL is asked with each token.
+_OAUTH2 = """
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {directory}/oauth2.conf
+  result_failure = return-fail
+}}
+"""
+_OAUTH2_ARGUMENTS = """
+tokeninfo_url = {tokeninfo_url}
+username_attribute = email
+"""
+
+
+@dataclass(frozen=True)
+class OAuth2:
+    """Logins by access token: one mechanism, and the URL that tells whose a token is, to which the token is appended."""
+
+    mechanism: str
+    tokeninfo_url: str
+
 
 class Dovecot:
     """A running Dovecot 2.3. Every address is a user, with the password ``secret``."""
@@ -140,6 +166,7 @@ class Dovecot:
         *,
         imap_capability: str | None = None,
         connections_per_user: int = 1000,
+        oauth2: OAuth2 | None = None,
     ) -> None:
         self.ca_file = certificates.ca_file
         self.auth_socket = directory / "auth"  # where Postfix asks
@@ -147,6 +174,7 @@ class Dovecot:
         self._certificates = certificates
         self._imap_capability = imap_capability
         self._connections_per_user = connections_per_user
+        self._oauth2 = oauth2
         self._configuration = directory / "dovecot.conf"
         self._doveadm = program("doveadm")
         self._users = itertools.count(1)
@@ -159,6 +187,9 @@ class Dovecot:
     def _configure(self) -> list[str | Path]:
         self.imap_port, self.imaps_port = free_port(), free_port()
         offered = self._imap_capability
+        if self._oauth2 is not None:
+            arguments = _OAUTH2_ARGUMENTS.format(tokeninfo_url=self._oauth2.tokeninfo_url)
+            (self._directory / "oauth2.conf").write_text(arguments)
         self._configuration.write_text(
             _CONFIGURATION.format(
                 directory=self._directory,
@@ -170,6 +201,8 @@ class Dovecot:
                 imaps_port=self.imaps_port,
                 imap_capability=f"imap_capability = {offered}" if offered else "",
                 connections_per_user=self._connections_per_user,
+                oauth2=_OAUTH2.format(directory=self._directory) if self._oauth2 else "",
+                bearer_mechanism=self._oauth2.mechanism if self._oauth2 else "",
                 **_process_owners(),
             )
         )
@@ -184,6 +217,7 @@ class Dovecot:
         *,
         imap_capability: str | None = None,
         connections_per_user: int = 1000,
+        oauth2: OAuth2 | None = None,
     ) -> Iterator[Self]:
         """Start one in ``directory``, which users other than root's must be able to enter.
 
@@ -195,12 +229,18 @@ class Dovecot:
             certificates,
             imap_capability=imap_capability,
             connections_per_user=connections_per_user,
+            oauth2=oauth2,
         )
         process = start_server(dovecot._configure, ready=b"starting up for imap")
         try:
             yield dovecot
         finally:
             process.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that starts all the others."""
+        return int((self._directory / "run" / "master.pid").read_text())
 
     def fresh_user(self) -> str:
         """An address nobody has used in this run."""
@@ -293,6 +333,11 @@ class Dovecot:
         """What each connection of a user has said, in the order in which they last spoke."""
         logs = sorted((self._directory / "rawlog" / user).glob("*.in"), key=os.path.getmtime)
         return {log.name: log.read_bytes() for log in logs}
+
+    def told(self, user: str) -> int:
+        """How many octets a user's clients were sent, on connections that are recorded."""
+        logs = (self._directory / "rawlog" / user).glob("*.out")
+        return sum(len(_RECORDED_AT.sub(b"", log.read_bytes())) for log in logs)
 
 
 def _tagged(replies: Iterable[bytes], tag: bytes) -> bytes:

@@ -47,12 +47,13 @@ def start_server(
     configure: Callable[[], Sequence[str | Path]],
     *,
     ready: bytes,
-    stop: Sequence[str | Path] | None = None,
+    stop: Sequence[str | Path] | signal.Signals = signal.SIGTERM,
+    environ: dict[str, str] | None = None,
 ) -> ServerProcess:
     """Start the command that ``configure`` gives, once more with new ports if another process took one first."""
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
-            return ServerProcess(configure(), ready=ready, stop=stop)
+            return ServerProcess(configure(), ready=ready, stop=stop, environ=environ)
         except RuntimeError as failure:
             if not attempts_left or "Address already in use" not in str(failure):
                 raise
@@ -62,7 +63,7 @@ def start_server(
 class ServerProcess:
     """A server in the foreground that logs to its standard output, which is kept to explain failures.
 
-    It is ended by the command ``stop``, or else by SIGTERM.
+    It is ended by the command ``stop``, or by that signal to all of its processes.
 
     Raises:
         RuntimeError: it ended, or said nothing of being ready for 20 seconds. The message is its log.
@@ -73,11 +74,12 @@ class ServerProcess:
         command: Sequence[str | Path],
         *,
         ready: bytes,
-        stop: Sequence[str | Path] | None = None,
+        stop: Sequence[str | Path] | signal.Signals = signal.SIGTERM,
+        environ: dict[str, str] | None = None,
     ) -> None:
         self._log: list[bytes] = []
         self._ready = ready
-        self._stop_command = stop
+        self._stop = stop
         self._decided = threading.Event()  # ready, or never going to be
         self._is_ready = False
         self._process = subprocess.Popen(
@@ -85,6 +87,7 @@ class ServerProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env=environ,
             start_new_session=True,  # a group of its own, to be signalled as one
         )
         self._reader = threading.Thread(
@@ -102,10 +105,10 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End it, and wait until nobody of it is left to write to the log."""
-        if self._stop_command is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
+        if isinstance(self._stop, signal.Signals):
+            os.killpg(self._process.pid, self._stop)
         else:
-            subprocess.run(self._stop_command, check=False, capture_output=True)
+            subprocess.run(self._stop, check=False, capture_output=True)
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,32 @@ async def test_ten_thousand_messages_are_changed_at_once(
         assert (marked["changed"], moved["changed"]) == (10_000, 10_000)
         assert moved["results"][9_999] == {"uid": 10_000, "new_uid": 10_000}
         assert (await box.page())["total"] == 0
+
+
+async def test_ten_thousand_uids_that_are_not_adjacent_are_as_few_commands_as_will_do(
+    base_url: str, smtp_server: ScriptedSmtp, dovecot: Dovecot
+) -> None:
+    async with open_box(dovecot, base_url, smtp_server) as box:
+        box.append(*[b"Subject: x\r\n\r\n"] * 10_000)
+        odd = [*range(1, 20_000, 2)]  # the half of them is not there
+        await box.folders()
+        box.said()
+
+        marked = await bulk(box, action="mark", uids=odd, read=True)
+        mark = box.said()
+        moved = await bulk(box, action="move", uids=odd, destination="Archive")
+        move = box.said()
+
+    assert (marked["changed"], moved["matched"], moved["changed"]) == (5_000, 5_000, 5_000)
+    assert marked["missing"] == moved["missing"] == odd[5_000:]
+    assert moved["results"] == [
+        {"uid": uid, "new_uid": new} for new, uid in enumerate(odd[:5_000], 1)
+    ]
+    fewest = math.ceil(len(",".join(map(str, odd))) / 7_000)
+    assert verbs(mark).count(b"UID STORE") == fewest
+    assert verbs(mark).count(b"UID FETCH") <= fewest  # what the STOREs were silent about
+    assert verbs(move) == [b"SELECT", *[b"UID MOVE"] * fewest]
+    assert max(map(len, mark + move)) < 8_192
 
 
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, WEAK_CAPABILITIES], ids=["strong", "weak"])

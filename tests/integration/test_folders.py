@@ -264,7 +264,7 @@ async def test_an_awkward_name_is_the_name_of_one_folder_and_nothing_else(box: B
         made = await box.post(FOLDERS, {"name": name})
 
         assert made.status_code in {201, 422}, name  # 422: the server wants no such name
-        said = box.said()
+        said = [command for command in box.said() if command != b"NAMESPACE"]  # asked for once
         assert verbs(said)[:1] == [b"CREATE"], name
         assert set(verbs(said)) <= {b"CREATE", b"SUBSCRIBE", b"LIST", b"LSUB", b"STATUS"}, name
         if made.status_code == 201:

@@ -202,6 +202,7 @@ async def test_all_that_a_service_has_sealed_is_what_it_was_under_the_new_key(
         first = await mailbox.client.post("/api/send", json=message, headers=keyed)
         batch = await merges.started(mailbox, merges.merge(2), **{"Idempotency-Key": "batch"})
         report = await merges.report(mailbox, await merges.until(mailbox, batch))
+        assert (await mailbox.get("/api/mailbox/changes")).status_code == 200  # remembered, too
 
     done = await asyncio.to_thread(rotate, store, [NEW, OLD])
 
@@ -323,7 +324,7 @@ def test_every_sealed_column_is_rotated_or_sealed_by_what_is(store: Path) -> Non
             "select table_name || '.' || column_name from duckdb_columns() where contains(column_name, 'sealed')"
         ).fetchall()
 
-    rotated = {"session.sealed_credentials", "batch.sealed_key"}
+    rotated = {"session.sealed_credentials", "batch.sealed_key", "folder_state.sealed"}
     under_a_batch_key = {"batch_content.sealed", "batch_message.sealed"}
 
     assert {column for (column,) in columns} == rotated | under_a_batch_key

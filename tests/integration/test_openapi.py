@@ -154,8 +154,10 @@ async def a_day_of_use(
     for subject in ("one", "two"):
         yield await mailbox.client.post(messages, content=letter(subject), headers=raw)
     yield await mailbox.get(messages)
+    yield await mailbox.get("/api/mailbox/changes")
     message = f"{messages}/{stored.json()['uid']}"
     yield await mailbox.get(message)
+    yield await mailbox.get(message + "/thread", snippet="true")
     yield await mailbox.get(message + "/raw")
     [attachment] = (await mailbox.get(message)).json()["attachments"]
     yield await mailbox.get(f"{message}/attachments/{attachment['id']}")

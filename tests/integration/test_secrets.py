@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,12 +18,15 @@ from cbemail.logs import logging_to
 from tests.certificates import Certificates
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
+from tests.fakes.token_endpoint import TokenEndpoint
 from tests.integration.conftest import API_KEY, SECRET_KEY, environment, serving
 from tests.integration.scripted import scripted_credentials
 
 PASSWORD = "hunter2-Canary"
 ACCESS_TOKEN = "ya29.canary-0123456789"
 PIN = "740281953366"
+REFRESH_TOKEN = "1//canary-refresh-0123456789"
+CLIENT_SECRET = "GOCSPX-canary-0123456789"
 ECHO = f"535 5.7.8 {PASSWORD} and {ACCESS_TOKEN}".encode()
 
 
@@ -78,6 +82,8 @@ async def test_a_refused_secret_is_in_no_log_and_no_answer(
     bodies: list[object] = [
         servers | {"password": PASSWORD},
         oauth2 | {"oauth2": {"access_token": ACCESS_TOKEN}},
+        oauth2 | {"oauth2": {"refresh_token": REFRESH_TOKEN, "client_secret": CLIENT_SECRET}},
+        oauth2 | {"oauth2": {"refresh_token": [REFRESH_TOKEN], "client_secret": CLIENT_SECRET}},
         servers | {"password": PASSWORD, "imap": own, "smtp": own},
         servers | {"password": PASSWORD + "\n"},
         servers | {"password": {"value": PASSWORD}},
@@ -90,7 +96,7 @@ async def test_a_refused_secret_is_in_no_log_and_no_answer(
         answers.append(await client.post("/api/sessions", content=f'{{"password": "{PASSWORD}"'))
 
     assert {answer.status_code for answer in answers} <= {400, 401, 415, 422, 502}
-    secrets = [PASSWORD, ACCESS_TOKEN, PIN]
+    secrets = [PASSWORD, ACCESS_TOKEN, REFRESH_TOKEN, CLIENT_SECRET, PIN]
     assert found(secrets, b"".join(answer.content for answer in answers)) == []
     assert "/api/sessions" in log.getvalue()
     assert found(secrets, log.getvalue().encode()) == []
@@ -120,6 +126,36 @@ async def test_no_call_tells_a_secret_that_the_service_has(
     assert created["session_id"].encode() in running, "or nothing was looked at"
 
 
+async def test_a_refresh_token_and_its_client_are_told_to_the_token_endpoint_only(
+    client: httpx.AsyncClient, imap_server: ScriptedImap, smtp_server: ScriptedSmtp, database: Path
+) -> None:
+    async with TokenEndpoint() as endpoint:
+        endpoint.refresh_token = REFRESH_TOKEN
+        endpoint.lives = [1]  # each is about to expire from the beginning
+        endpoint.good_at(imap_server, smtp_server)
+        body = scripted_credentials(imap_server, smtp_server)
+        del body["password"]
+        body["oauth2"] = endpoint.oauth2(client_secret=CLIENT_SECRET)
+        echo = {"error": "server_error", "error_description": f"{REFRESH_TOKEN} {CLIENT_SECRET}"}
+
+        with everything_logged("json") as log:
+            endpoint.on(500, echo)
+            answers = [await client.post("/api/sessions", json=body)]
+            endpoint.on(400, echo | {"error": "invalid_client"})
+            answers.append(await client.post("/api/sessions", json=body))
+            created = (await client.post("/api/sessions", json=body)).json()
+            answers += [answer async for answer in every_call(client, created, body)]
+            running = octets_in(database)
+
+    secrets = [REFRESH_TOKEN, CLIENT_SECRET, *(f"access-{n}" for n in range(1, 4))]
+    assert len(endpoint.forms) > 3, "or nothing was renewed"
+    assert [answer.status_code for answer in answers[:2]] == [503, 401]
+    assert not [answer for answer in answers if found(secrets, answer.content)]
+    assert found(secrets, log.getvalue().encode()) == []
+    assert found(secrets, running) == []
+    assert created["session_id"].encode() in running, "or nothing was looked at"
+
+
 @pytest.mark.parametrize("style", ["text", "json"])
 async def test_whatever_a_client_or_a_server_says_a_log_line_is_one_line(
     client: httpx.AsyncClient, imap_server: ScriptedImap, smtp_server: ScriptedSmtp, style: str
@@ -142,7 +178,7 @@ async def test_whatever_a_client_or_a_server_says_a_log_line_is_one_line(
 
 
 async def every_call(
-    client: httpx.AsyncClient, created: dict[str, str], body: dict[str, str]
+    client: httpx.AsyncClient, created: dict[str, str], body: dict[str, Any]
 ) -> AsyncIterator[httpx.Response]:
     """Each operation as itself and with a body that is not its own; the session is deleted last."""
     last = {"delete_session": 1}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
+from cbemail.sessions import providers
 from tests.integration.conftest import API_KEY, Mailbox, credentials
 from tests.integration.dovecot import Dovecot
 from tests.integration.postfix import Postfix
@@ -151,3 +153,16 @@ async def test_new_credentials_are_proven_before_they_are_kept(
     assert right.status_code == 200
     assert right.json()["state"] == "active"
     assert (await mailbox.get("/api/mailbox/messages")).status_code == 200
+
+
+async def test_a_new_password_that_is_refused_is_told_with_what_the_provider_wants(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = providers.find_provider("joe@icloud.com")
+    monkeypatch.setitem(providers._BY_HOST, "localhost", known)
+
+    path = f"/api/sessions/{mailbox.session_id}/credentials"
+    response = await mailbox.client.put(path, json={"password": "wrong"})
+
+    assert response.status_code == 401
+    assert "iCloud needs an app password" in response.json()["detail"]

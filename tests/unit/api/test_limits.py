@@ -209,6 +209,23 @@ def test_nothing_is_kept_of_a_session_that_asks_no_more(limits: Limits) -> None:
     assert limits._waiting == {}
 
 
+# ---- look-ups
+
+
+def test_one_address_has_so_many_domains_looked_up(limits: Limits, clock: Clock) -> None:
+    for _ in range(10):
+        limits.admit_look_up(client("192.0.2.1"))
+
+    with pytest.raises(RateLimited) as refusal:
+        limits.admit_look_up(client("192.0.2.1"))
+
+    limits.admit_look_up(client("192.0.2.2"))
+    log_in(limits, address="192.0.2.1")
+    assert refusal.value.retry_after is not None
+    clock.forward(refusal.value.retry_after)
+    limits.admit_look_up(client("192.0.2.1"))
+
+
 # ---- logins
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.fakes.fault_proxy import CUT, HALF_CLOSE, STALL, FaultProxy
+from tests.fakes.fault_proxy import CUT, HALF_CLOSE, RESET, STALL, FaultProxy
 from tests.fakes.listener import Listener
 
 
@@ -65,6 +65,16 @@ async def test_a_cut_ends_the_connection_at_its_octet(proxy: FaultProxy, line: L
     writer.write(b"abc")
 
     assert await reader.read() == b"ab"
+
+
+async def test_a_reset_is_no_orderly_end(proxy: FaultProxy, line: Line) -> None:
+    reader, writer = line
+    proxy.down.fail(RESET, after=2)
+
+    writer.write(b"abc")
+
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
 
 
 async def test_a_fault_happens_once(proxy: FaultProxy, line: Line) -> None:

@@ -37,6 +37,7 @@ from cbemail.store.batches import BatchRepository
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.records import SendState
 from cbemail.store.repository import Repository
+from cbemail.web import Web
 from tests.certificates import Certificates
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import PASSWORD, ScriptedSmtp
@@ -169,8 +170,9 @@ async def open_office(
     )
     tokens = Tokens(KEYRING, expire_minutes=60, refresh_days=30)
     vault = Vault(KEYRING)
+    web = Web(hosts)
     sessions = Sessions(
-        Repository(database), vault, tokens, hosts, clock, time_to_live=timedelta(days=30)
+        Repository(database), vault, tokens, hosts, web, clock, time_to_live=timedelta(days=30)
     )
     await sessions.load()
     repository = BatchRepository(database)
@@ -205,4 +207,6 @@ async def open_office(
         await dispatch.drain(5.0)
         await pool.aclose()
         mailboxes.close()
+        await sessions.renewals.close()
+        await web.close()
         await opened.close()

@@ -69,6 +69,7 @@ from cbemail.store.records import (
 )
 from cbemail.store.repository import Repository
 from cbemail.store.spool import SpoolFormat
+from cbemail.web import Web
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SESSION = SessionId("ses_a")
@@ -127,7 +128,10 @@ def store(database: Database) -> BatchRepository:
 async def dispatch(repository: Repository, store: BatchRepository) -> AsyncIterator[Dispatch]:
     hosts = MailHosts(allow_ports=[465])
     tokens = Tokens(KeyRing(["s" * 32]), expire_minutes=60, refresh_days=30)
-    sessions = Sessions(repository, VAULT, tokens, hosts, clock, time_to_live=timedelta(days=30))
+    web = Web(hosts)
+    sessions = Sessions(
+        repository, VAULT, tokens, hosts, web, clock, time_to_live=timedelta(days=30)
+    )
     await sessions.load()
     smtp = SmtpPool(sessions.connect_smtp, lambda _: "mail.example.com:465")
     imap = ImapPool(sessions.connect_imap, per_session=1, total=1, idle_seconds=1.0)

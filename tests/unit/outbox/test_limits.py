@@ -12,7 +12,7 @@ from cbemail.outbox.limits import (
     limits_of,
     limits_of_session,
 )
-from cbemail.sessions.providers import PROVIDERS
+from cbemail.sessions.provider_table import PROVIDERS
 from tests.contract.test_repository import session
 
 
