@@ -219,9 +219,15 @@ async def _answer(
     return structs.replace(draft, **changes), original
 
 
+# Of what a summary is made from, all but what it shows as its kind.
+_SHOWN_HEADERS = [
+    name for name in SummaryHeaders.__struct_fields__ if name in Message.__struct_fields__
+]
+
+
 def _headers_of(message: Message) -> SummaryHeaders:
-    names = SummaryHeaders.__struct_fields__
-    return SummaryHeaders(**{name: getattr(message, name) for name in names})
+    shown = {name: getattr(message, name) for name in _SHOWN_HEADERS}
+    return SummaryHeaders(**shown)
 
 
 def _quoted(

@@ -33,7 +33,7 @@ from cbemail.outbox.workshop import Job, Workshop
 from cbemail.smtp.connection import SubmissionConnection
 from cbemail.smtp.outcome import Interruption, NotSent, Outcome, Refused
 from cbemail.smtp.pool import SmtpPool
-from cbemail.smtp.replies import Phase
+from cbemail.smtp.replies import Phase, Verdict
 from cbemail.store.batch_records import BatchState, MessageEvent, MessageRow
 from cbemail.store.batches import BatchRepository
 from cbemail.store.database import StatementFailed
@@ -270,6 +270,8 @@ class Sender:
             case NotSent(_, Phase.MAIL) | NotSent(Interruption.GARBLED, _):
                 self._upstream.early.refused()
                 return True
+            case Refused(_, Phase.MAIL) if outcome.verdict is Verdict.CREDENTIALS:
+                return False  # the login has expired: so would the message be refused by itself
             case Refused(_, Phase.MAIL, reply):
                 if reply.code != 421:  # it has had enough of this connection
                     self._upstream.early.refused()

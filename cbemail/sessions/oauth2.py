@@ -170,15 +170,15 @@ class _Answer(Struct, frozen=True):
 
     access_token: str | None = None
     refresh_token: str | None = None
-    expires_in: float | None = None
-    expires_in_sec: float | None = None
+    expires_in: object = None  # of whatever type: an answer holds a refresh token that is given once
+    expires_in_sec: object = None
     error: str | dict[str, object] | None = None
 
     def __repr__(self) -> str:
         return "_Answer(…)"
 
 
-_answer = msgspec.json.Decoder(_Answer, strict=False)  # some endpoints quote their numbers
+_answer = msgspec.json.Decoder(_Answer)
 _TOKEN = re.compile(
     r"[\x20-\x7e]*"
 )  # RFC 6749 appendix A.12; a control character would end a SASL field
@@ -193,8 +193,16 @@ def _understood(answer: WebAnswer) -> _Answer:
     return said if _TOKEN.fullmatch(said.access_token or "") else _Answer()
 
 
+def _seconds(value: object) -> float:
+    """A number, which some endpoints quote; 0 where it is none."""
+    try:
+        return msgspec.convert(value, float, strict=False)
+    except msgspec.ValidationError:
+        return 0.0
+
+
 def _expiry(said: _Answer, now: datetime) -> datetime | None:
-    seconds = said.expires_in_sec or said.expires_in or 0.0
+    seconds = _seconds(said.expires_in_sec) or _seconds(said.expires_in)
     return now + timedelta(seconds=seconds) if 0 < seconds < LONGEST_LIFE else None
 
 

@@ -191,6 +191,18 @@ async def test_a_server_that_wants_one_message_after_the_other_gets_them_so(
     assert smtp_server.count("MAIL") == 9, "it was told of one message too early, and not again"
 
 
+async def test_a_login_that_expires_over_a_message_says_nothing_of_beginning_it_early(
+    mailroom: Mailroom, smtp_server: ScriptedSmtp
+) -> None:
+    smtp_server.on("MAIL", NORMAL, b"535 5.7.8 the token has expired\r\n", NORMAL)
+    live = await mailroom.batch(8)
+
+    await carry(mailroom.courier(live))
+
+    assert sorted(mailroom.arrived()) == [address(row) for row in range(8)]
+    assert not mailroom.upstream.early.is_refused
+
+
 # ---- what becomes of rows
 
 

@@ -136,6 +136,8 @@ async def test_a_rotated_refresh_token_takes_the_place_of_the_old_one(web: Web) 
         ({"expires_in": -5}, None),
         ({"expires_in": 1e300}, None),
         ({"expires_in": None}, None),
+        ({"expires_in": "soon"}, None),
+        ({"expires_in": {"seconds": 3600}}, None),
         ({}, None),
     ],
 )
