@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from cbemail.errors import Overloaded
-from cbemail.store.batch_records import MessageEvent
+from cbemail.store.batch_records import EARLIER_TRY, MessageEvent
 from cbemail.store.batches import BatchRepository
 from cbemail.store.database import Database, Row, StatementFailed
 from cbemail.store.duckdb_database import DuckDbDatabase
@@ -244,7 +244,13 @@ async def test_what_a_fold_did_besides_is_not_undone_by_the_next_one_where_it_wa
     """A client asks for another try of what has failed, and hangs up before it hears that this was done."""
     failed = structs.replace(sent(batch, 0), state=SendState.FAILED)
     await journal.append([failed])
-    retry = {"batch": batch, "states": ["failed"], "held": [], "now": NOW}
+    retry = {
+        "batch": batch,
+        "states": ["failed"],
+        "held": [],
+        "now": NOW,
+        "earlier_try": EARLIER_TRY,
+    }
 
     with slow_disk(database):
         await cancel_under_way(asyncio.create_task(journal.fold(("requeue_batch_messages", retry))))
