@@ -35,19 +35,9 @@ from cbemail.clock import now
 from cbemail.errors import CbemailError, MethodNotAllowed, RouteNotFound
 from cbemail.hosts import MailHosts
 from cbemail.ids import SessionId
-from cbemail.imap.directory import FolderDirectory
 from cbemail.imap.pool import ImapPool
-from cbemail.mailbox.actions import MailboxActions
-from cbemail.mailbox.cache import SummaryCache
-from cbemail.mailbox.changes import FolderChanges
-from cbemail.mailbox.everywhere import AccountListing
-from cbemail.mailbox.finding import Finder
 from cbemail.mailbox.folder_state import STATES_KEPT, StateKeeper
-from cbemail.mailbox.folders import MailboxFolders
-from cbemail.mailbox.listing import FolderListing
-from cbemail.mailbox.parts import PartReader
-from cbemail.mailbox.reading import MessageReader
-from cbemail.mailbox.threads import ThreadReader
+from cbemail.mailbox.mailbox import Mailbox
 from cbemail.metrics import LAG_SECONDS, Distribution, RequestTally, watch_loop
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.backlog import Backlog
@@ -158,12 +148,7 @@ async def _open(
     repository = Repository(database)
     spool = _empty_spool(settings.db_path)
 
-    hosts = MailHosts(
-        allow_networks=settings.allow_mail_networks,
-        allow_ports=settings.allow_mail_ports,
-        allow_plaintext_login=settings.allow_plaintext_login,
-        ca_file=settings.mail_ca_file,
-    )
+    hosts = _mail_hosts(settings)
     web = Web(hosts)
     stack.push_async_callback(web.close)
     strangers = hosts.resolving(at_once=NAMES_AT_ONCE)
@@ -191,58 +176,24 @@ async def _open(
     stack.push_async_callback(_tolerantly, sessions.save_use)
     stack.push_async_callback(sessions.renewals.close)
 
-    imap = ImapPool(
-        sessions.connect_imap,
-        per_session=settings.imap_connections_per_session,
-        total=settings.imap_connections_total,
-        idle_seconds=settings.imap_idle_seconds,
-    )
+    imap = _imap_pool(settings, sessions)
     stack.callback(imap.close)
-
-    def smtp_host(session_id: SessionId) -> str:
-        server = sessions.require(session_id).smtp
-        return f"{server.host.lower()}:{server.port}"
-
-    def smtp_account(session_id: SessionId) -> str:
-        """The login at that host; of a session that has ended, itself."""
-        if not sessions.exists(session_id):
-            return session_id
-        return sessions.require(session_id).smtp.username.lower()
-
     stored_batches = BatchRepository(database)
     upstreams = Upstreams(sessions.require, limits_of_session, stored_batches, now)
-    smtp = SmtpPool(
-        sessions.connect_smtp,
-        smtp_host,
-        account_of=smtp_account,
-        limit_of=upstreams.connections,
-        per_session=ProviderLimits().connections,
-        per_host=settings.smtp_connections_per_host,
-        messages_per_connection=settings.smtp_messages_per_connection,
-        circuit=policy.circuit,
-    )
+    smtp = _smtp_pool(settings, policy, sessions, upstreams)
     stack.push_async_callback(smtp.aclose)
 
-    directory = FolderDirectory(imap)
-    cache = SummaryCache()
-    finder = Finder(now)
-    listing = FolderListing(imap, directory, cache, finder)
-    account = AccountListing(imap, directory, listing, now)
-    reader = MessageReader(imap, directory)
+    folder_states = FolderStates(database)
+    mailbox = Mailbox.over(imap, StateKeeper(vault, folder_states, now), now)
     answers = Answers()
     imap.on_change.append(answers.forget)
-    sent = SentFolder(imap, directory)
+    sent = SentFolder(imap, mailbox.directory)
     outbox = Outbox(repository, vault, smtp, upstreams, sent, now, render)
     dispatch = Dispatch(stored_batches, sessions, vault, smtp, upstreams, sent, now, policy)
     sessions.on_end += [
         imap.close_session,
         smtp.close_session,
-        directory.forget,
-        cache.forget,
-        listing.forget,
-        finder.forget,
-        account.forget,
-        reader.forget,
+        mailbox.forget,
         answers.forget,
         dispatch.forget_session,
     ]
@@ -253,7 +204,6 @@ async def _open(
     batches = Batches(stored_batches, dispatch)
     backlog = Backlog(dispatch.lives)
 
-    folder_states = FolderStates(database)
     upkeep = asyncio.create_task(_keep_up(sessions, repository, stored_batches, folder_states))
     stack.push_async_callback(_stop, upkeep)
     lag = Distribution(LAG_SECONDS)
@@ -274,14 +224,7 @@ async def _open(
         limits=Limits(logins=settings.session_rate_limit, requests=settings.request_rate_limit),
         imap=imap,
         smtp=smtp,
-        folders=MailboxFolders(imap, directory),
-        listing=listing,
-        account=account,
-        reader=reader,
-        threads=ThreadReader(imap, directory, listing),
-        parts=PartReader(imap, directory),
-        changes=FolderChanges(imap, directory, StateKeeper(vault, folder_states, now)),
-        actions=MailboxActions(imap, directory, now),
+        mailbox=mailbox,
         answers=answers,
         outbox=outbox,
         batches=batches,
@@ -296,13 +239,56 @@ async def _open(
                 renewals=sessions.renewals,
                 imap=imap,
                 smtp=smtp,
-                cache=cache,
+                cache=mailbox.cache,
                 outbox=outbox,
                 dispatch=dispatch,
                 commits=database.statistics,
             )
         ),
         spool=spool,
+    )
+
+
+def _mail_hosts(settings: Settings) -> MailHosts:
+    return MailHosts(
+        allow_networks=settings.allow_mail_networks,
+        allow_ports=settings.allow_mail_ports,
+        allow_plaintext_login=settings.allow_plaintext_login,
+        ca_file=settings.mail_ca_file,
+    )
+
+
+def _imap_pool(settings: Settings, sessions: Sessions) -> ImapPool:
+    return ImapPool(
+        sessions.connect_imap,
+        per_session=settings.imap_connections_per_session,
+        total=settings.imap_connections_total,
+        idle_seconds=settings.imap_idle_seconds,
+    )
+
+
+def _smtp_pool(
+    settings: Settings, policy: Policy, sessions: Sessions, upstreams: Upstreams
+) -> SmtpPool:
+    def host_of(session_id: SessionId) -> str:
+        server = sessions.require(session_id).smtp
+        return f"{server.host.lower()}:{server.port}"
+
+    def account_of(session_id: SessionId) -> str:
+        """The login at that host; of a session that has ended, itself."""
+        if not sessions.exists(session_id):
+            return session_id
+        return sessions.require(session_id).smtp.username.lower()
+
+    return SmtpPool(
+        sessions.connect_smtp,
+        host_of,
+        account_of=account_of,
+        limit_of=upstreams.connections,
+        per_session=ProviderLimits().connections,
+        per_host=settings.smtp_connections_per_host,
+        messages_per_connection=settings.smtp_messages_per_connection,
+        circuit=policy.circuit,
     )
 
 

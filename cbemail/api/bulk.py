@@ -56,7 +56,7 @@ async def change_messages(call: Call[object, Bulk]) -> Response:
 
 
 async def _change(call: Call[object, Bulk], body: Bulk, chosen: Chosen) -> BulkAnswer:
-    actions, session_id = call.services.actions, call.session.id
+    actions, session_id = call.services.mailbox.actions, call.session.id
     match body.action:
         case Action.MARK:
             change = flag_change(

@@ -47,7 +47,7 @@ async def follow_folder(call: Call[FollowFolder, None]) -> Response:
     no error: `reset` says so, and the folder is told from its first message on.
     """
     query = call.query
-    changes = await call.services.changes.since(
+    changes = await call.services.mailbox.changes.since(
         call.session.id, query.folder, query.since, limit=query.limit
     )
     return json_response(

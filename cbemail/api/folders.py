@@ -36,13 +36,15 @@ class FolderChange(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def list_folders(call: Call[ListFolders, None]) -> Response:
     """Every folder, with its role and counts."""
-    folders = await call.services.folders.list_all(call.session.id, counts=call.query.counts)
+    folders = await call.services.mailbox.folders.list_all(
+        call.session.id, counts=call.query.counts
+    )
     return json_response(Folders(folders))
 
 
 async def create_folder(call: Call[object, NewFolder]) -> Response:
     """Make a folder, and subscribe to it."""
-    folder = await call.services.folders.create(call.session.id, call.body.name)
+    folder = await call.services.mailbox.folders.create(call.session.id, call.body.name)
     return json_response(folder, 201, {"Location": f"/api/mailbox/folders/{quote(folder.path)}"})
 
 
@@ -52,7 +54,7 @@ async def change_folder(call: Call[object, FolderChange]) -> Response:
     change = call.body
     if change.name is UNSET and change.subscribed is UNSET:
         raise InvalidRequest("Name a change: name or subscribed.")
-    folders = call.services.folders
+    folders = call.services.mailbox.folders
     folder: Folder | None = None
     if change.name is not UNSET:
         folder = await folders.rename(call.session.id, name, change.name)
@@ -64,5 +66,5 @@ async def change_folder(call: Call[object, FolderChange]) -> Response:
 
 async def delete_folder(call: Call[object, None]) -> Response:
     """Delete a folder and the messages in it."""
-    await call.services.folders.delete(call.session.id, call.path("path"))
+    await call.services.mailbox.folders.delete(call.session.id, call.path("path"))
     return no_content()

@@ -149,7 +149,7 @@ async def list_messages(call: Call[ListMessages, None]) -> Response:
     query = call.query
     if query.folder == EVERYWHERE:
         return await _list_account(call)
-    page = await call.services.listing.page(
+    page = await call.services.mailbox.listing.page(
         call.session.id,
         query.folder,
         query.criteria(),
@@ -164,7 +164,7 @@ async def list_messages(call: Call[ListMessages, None]) -> Response:
 
 async def _list_account(call: Call[ListMessages, None]) -> Response:
     query = call.query
-    page = await call.services.account.page(
+    page = await call.services.mailbox.account.page(
         call.session.id,
         query.criteria(),
         limit=query.limit,
@@ -178,7 +178,7 @@ async def _list_account(call: Call[ListMessages, None]) -> Response:
 
 async def get_message(call: Call[GetMessage, None]) -> Response:
     """One message: its summary, decoded text, HTML made safe to show, and header."""
-    message = await call.services.reader.message(
+    message = await call.services.mailbox.reader.message(
         call.session.id,
         call.query.folder,
         call.uid,
@@ -192,7 +192,7 @@ async def get_message(call: Call[GetMessage, None]) -> Response:
 
 async def delete_message(call: Call[DeleteMessage, None]) -> Response:
     """Move to the trash; or remove for good, where it is there already, there is none, or ``permanent=true``."""
-    deleted = await call.services.actions.delete(
+    deleted = await call.services.mailbox.actions.delete(
         call.session.id,
         call.query.folder,
         call.uid,
@@ -203,7 +203,7 @@ async def delete_message(call: Call[DeleteMessage, None]) -> Response:
 
 async def move_message(call: Call[InFolder, Destination]) -> Response:
     """Move a message and say where it is now."""
-    place = await call.services.actions.move(
+    place = await call.services.mailbox.actions.move(
         call.session.id, call.query.folder, call.uid, call.body.destination
     )
     return json_response(place)
@@ -211,7 +211,7 @@ async def move_message(call: Call[InFolder, Destination]) -> Response:
 
 async def copy_message(call: Call[InFolder, Destination]) -> Response:
     """Copy a message and say where the copy is."""
-    place = await call.services.actions.copy(
+    place = await call.services.mailbox.actions.copy(
         call.session.id, call.query.folder, call.uid, call.body.destination
     )
     return json_response(place)
@@ -227,5 +227,7 @@ async def mark_message(call: Call[InFolder, Mark]) -> Response:
         add_flags=body.add_flags,
         remove_flags=body.remove_flags,
     )
-    marked = await call.services.actions.mark(call.session.id, call.query.folder, call.uid, change)
+    marked = await call.services.mailbox.actions.mark(
+        call.session.id, call.query.folder, call.uid, change
+    )
     return json_response(marked)

@@ -194,7 +194,7 @@ async def _answer(
     call: Call[Any, OutgoingMessage], reply: ReplyInput, draft: Draft
 ) -> tuple[Draft, Original]:
     """``draft`` as the reply or forward it is: what the caller gave stays, the rest comes from the original."""
-    session, reader = call.session, call.services.reader
+    session, reader = call.session, call.services.mailbox.reader
     message = await reader.message(
         session.id, reply.folder, Uid(reply.uid), part_url=content_id_url
     )
@@ -256,7 +256,7 @@ async def _carried_files(
         if info.id not in part_ids:
             continue
         chunks: list[bytes] = []
-        async with call.services.parts.attachment(
+        async with call.services.mailbox.parts.attachment(
             call.session.id, message.folder, message.uid, info.id
         ) as part:
             async for chunk in part.chunks:

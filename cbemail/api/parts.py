@@ -67,12 +67,12 @@ def content_disposition(filename: str) -> str:
 
 async def get_raw(call: Call[PartInFolder, None]) -> Response:
     """The message byte for byte."""
-    parts = call.services.parts
+    parts = call.services.mailbox.parts
     return Streamed(parts.raw(call.session.id, call.query.folder, call.uid))
 
 
 async def get_attachment(call: Call[PartInFolder, None]) -> Response:
     """One part, decoded."""
-    parts = call.services.parts
+    parts = call.services.mailbox.parts
     part_id = call.path("id")
     return Streamed(parts.attachment(call.session.id, call.query.folder, call.uid, part_id))

@@ -187,7 +187,7 @@ async def append_message(call: Call[AppendMessage, Raw]) -> Response:
         flags = flags if call.query.flags is not None else [DRAFT]
     else:
         raise UnsupportedMediaType("This call takes message/rfc822 or application/json.")
-    place = await call.services.actions.append(
+    place = await call.services.mailbox.actions.append(
         call.session.id, call.query.folder, content, flags=flags
     )
     location = message_url(place.folder, place.uid) if place.uid is not None else None

@@ -15,14 +15,7 @@ from cbemail.api.limits import Limits
 from cbemail.clock import Clock
 from cbemail.hosts import MailHosts
 from cbemail.imap.pool import ImapPool
-from cbemail.mailbox.actions import MailboxActions
-from cbemail.mailbox.changes import FolderChanges
-from cbemail.mailbox.everywhere import AccountListing
-from cbemail.mailbox.folders import MailboxFolders
-from cbemail.mailbox.listing import FolderListing
-from cbemail.mailbox.parts import PartReader
-from cbemail.mailbox.reading import MessageReader
-from cbemail.mailbox.threads import ThreadReader
+from cbemail.mailbox.mailbox import Mailbox
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.outbox import Outbox
@@ -56,14 +49,7 @@ class Services(Struct, frozen=True):
     limits: Limits
     imap: ImapPool
     smtp: SmtpPool
-    folders: MailboxFolders
-    listing: FolderListing
-    account: AccountListing
-    reader: MessageReader
-    threads: ThreadReader
-    parts: PartReader
-    changes: FolderChanges
-    actions: MailboxActions
+    mailbox: Mailbox
     answers: Answers
     outbox: Outbox
     batches: Batches

@@ -30,7 +30,7 @@ class MessageThread(Struct, frozen=True):
 
 async def get_thread(call: Call[GetThread, None]) -> Response:
     """The conversation a message is of, within its folder, oldest first: by who answers whom, and by subject."""
-    thread = await call.services.threads.thread(
+    thread = await call.services.mailbox.threads.thread(
         call.session.id, call.query.folder, call.uid, snippets=call.query.snippet
     )
     answer = MessageThread(thread.folder, thread.uid_validity, thread.messages, thread.truncated)

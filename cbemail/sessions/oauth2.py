@@ -170,7 +170,9 @@ class _Answer(Struct, frozen=True):
 
     access_token: str | None = None
     refresh_token: str | None = None
-    expires_in: object = None  # of whatever type: an answer holds a refresh token that is given once
+    expires_in: object = (
+        None  # of whatever type: an answer holds a refresh token that is given once
+    )
     expires_in_sec: object = None
     error: str | dict[str, object] | None = None
 
