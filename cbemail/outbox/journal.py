@@ -18,7 +18,6 @@ from cbemail.store.records import SendState
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.001  # for others to come along: more would only make them wait
 EASY_SECONDS = 0.025  # where nobody waits: a mail server on the same disk has its own to sync
 _TRIES = 5  # after a defect of ours, before it is given up
 _AGAIN_SECONDS = 1.0  # between two tries, while the store takes nothing
@@ -88,13 +87,14 @@ class Journal:
             self._writer = None
 
     async def _gather(self) -> None:
-        try:
-            async with asyncio.timeout(EASY_SECONDS):
-                await self._hurried.wait()
-        except TimeoutError:
-            return
+        """Let others come along: while nobody waits, for a while; else those who are ready in this turn of the loop, and
+        those who were while the group before was written."""
+        if not self._hurried.is_set():
+            timer = asyncio.get_running_loop().call_later(EASY_SECONDS, self._hurried.set)
+            await self._hurried.wait()
+            timer.cancel()
         self._hurried.clear()
-        await asyncio.sleep(GATHER_SECONDS)
+        await asyncio.sleep(0)
 
     async def _record(self, events: Sequence[MessageEvent]) -> None:
         tries = 0

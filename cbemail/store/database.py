@@ -60,6 +60,9 @@ class Database(Protocol):
         nothing back.
         """
 
+    async def execute_gathered(self, query: str, /, **values: object) -> list[Row]:
+        """As `execute`, for a write that holds what many have gathered: nobody else is waited for."""
+
     async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
         """Write several statements that happen together or not at all, in their order."""
 

@@ -143,6 +143,11 @@ class DuckDbDatabase:
         [rows] = await self.execute_all([(query, values)])
         return rows
 
+    async def execute_gathered(self, query: str, /, **values: object) -> list[Row]:
+        self._refuse_unless_open()
+        [rows] = await self._writes.submit([self._bind(query, values)], at_once=True)
+        return rows
+
     async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
         self._refuse_unless_open()
         return await self._writes.submit([self._bind(*statement) for statement in statements])

@@ -45,7 +45,7 @@ class EventJournal:
         group = (self._last, events)
         self._waiting.append(group)
         try:
-            await self._database.execute(
+            await self._database.execute_gathered(
                 "record_batch_events", sequence=self._last, events=_encode(events)
             )
         except Exception:

@@ -64,11 +64,14 @@ class GroupCommit(Generic[Work, Result]):
         self._seconds = Distribution(COMMIT_SECONDS)
         self._sizes = Distribution(GROUP_SIZES)
 
-    def submit(self, work: Work) -> Future[Result]:
+    def submit(self, work: Work, *, at_once: bool = False) -> Future[Result]:
         """Do ``work`` in one of the next transactions; the future has its outcome once that is on disk.
 
         From here on the work will be done once, even if the caller stops waiting: it may be in a transaction
         already, and the caller could not tell.
+
+        Args:
+            at_once: the work is of many callers already, and waits for no more of them.
 
         Raises:
             Overloaded: too much is waiting for the disk already. Nothing was done.
@@ -79,8 +82,10 @@ class GroupCommit(Generic[Work, Result]):
         self._waiting.append((work, future))
         if self._idle.is_set():
             self._idle.clear()
-            # Not at once: whoever else is ready in this turn of the loop comes along.
-            self._loop.call_soon(self._start_group)
+            if at_once:
+                self._start_group()
+            else:  # whoever else is ready in this turn of the loop comes along
+                self._loop.call_soon(self._start_group)
         return future
 
     def statistics(self) -> CommitStatistics:

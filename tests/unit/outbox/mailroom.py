@@ -93,6 +93,10 @@ class BrokenQueries:
         self._fail(query)
         return await self._database.execute(query, **values)
 
+    async def execute_gathered(self, query: str, /, **values: object) -> list[Row]:
+        self._fail(query)
+        return await self._database.execute_gathered(query, **values)
+
     async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
         self._fail(*(query for query, _ in statements))
         return await self._database.execute_all(statements)
