@@ -18,7 +18,7 @@ from cbemail.store.records import SendState
 
 log = logging.getLogger(__name__)
 
-EASY_SECONDS = 0.025  # where nobody waits: a mail server on the same disk has its own to sync
+EASY_SECONDS = 0.05  # where nobody waits: a mail server on the same disk has its own to sync
 _TRIES = 5  # after a defect of ours, before it is given up
 _AGAIN_SECONDS = 1.0  # between two tries, while the store takes nothing
 
