@@ -27,7 +27,15 @@ _MORSELS = [
     *(bytes([octet]) for octet in b' ()"\\[]{}<>*+~\r\n\0\xff019a'),
     *(b"\r\n", b"* ", b"A1 ", b"* OK ", b"* 1 FETCH (", b"UID 7", b"BODY[", b"BODYSTRUCTURE "),
     *(b"{3}\r\n", b"{0}\r\n", b"~{1}\r\n", b"{-1}\r\n", b"{99999999999999999999}\r\n", b"NIL"),
-    *(b"* LIST ", b"* STATUS ", b"* SEARCH ", b"* ESEARCH ", b"* VANISHED (EARLIER) ", b"[COPYUID 1 1:3 ", b"FLAGS "),
+    *(
+        b"* LIST ",
+        b"* STATUS ",
+        b"* SEARCH ",
+        b"* ESEARCH ",
+        b"* VANISHED (EARLIER) ",
+        b"[COPYUID 1 1:3 ",
+        b"FLAGS ",
+    ),
     *(b"INTERNALDATE ", b'"text" "plain" ', b'"message" "rfc822" ', b" 1-Feb-2026 10:00:00 +0000"),
 ]
 octets = st.lists(st.sampled_from(_MORSELS) | st.binary(max_size=4), max_size=60).map(b"".join)
