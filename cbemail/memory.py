@@ -9,6 +9,10 @@ from cbemail.ids import SessionId
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+ENDED_KEPT = (
+    1_000  # sessions that have ended; a read that was under way then takes a minute at most
+)
+
 
 class SessionMemory(Generic[K, V]):
     """Values by session and key, of all sessions in so many octets: those used longest ago give way."""
@@ -17,6 +21,7 @@ class SessionMemory(Generic[K, V]):
         self._limit = octets
         self._values: OrderedDict[tuple[SessionId, K], tuple[V, int]] = OrderedDict()
         self._of_session: dict[SessionId, set[K]] = {}
+        self._ended: OrderedDict[SessionId, None] = OrderedDict()
         self.octets = 0
 
     def __len__(self) -> int:
@@ -34,7 +39,7 @@ class SessionMemory(Generic[K, V]):
         """Keep ``value``, which takes about so many octets, in the place of what was there; unless it is too large."""
         if (session_id, key) in self._values:
             self._drop(session_id, key)
-        if octets > self._limit:
+        if octets > self._limit or session_id in self._ended:
             return
         self._values[session_id, key] = (value, octets)
         self._of_session.setdefault(session_id, set()).add(key)
@@ -46,6 +51,13 @@ class SessionMemory(Generic[K, V]):
         """Drop everything of a session."""
         for key in list(self._of_session.get(session_id, ())):
             self._drop(session_id, key)
+
+    def end(self, session_id: SessionId) -> None:
+        """Forget a session that is gone, and keep nothing more of it: a read of its mailbox may be under way."""
+        self.forget(session_id)
+        self._ended[session_id] = None
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
 
     def _drop(self, session_id: SessionId, key: K) -> None:
         _, octets = self._values.pop((session_id, key))

@@ -59,4 +59,4 @@ class SummaryCache:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone, and everything of it."""
-        self._rows.forget(session_id)
+        self._rows.end(session_id)

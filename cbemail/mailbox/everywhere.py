@@ -137,7 +137,7 @@ class AccountListing:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone."""
-        self._kept.forget(session_id)
+        self._kept.end(session_id)
 
     async def _folders(self, session_id: SessionId) -> tuple[FolderPath | None, list[FolderPath]]:
         """The folder that has all messages, on Gmail, whose other folders share theirs; and the folders to search."""

@@ -131,7 +131,7 @@ class Finder:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone."""
-        self._kept.forget(session_id)
+        self._kept.end(session_id)
 
 
 def _selection(

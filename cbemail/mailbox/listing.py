@@ -190,7 +190,7 @@ class FolderListing:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone."""
-        self._pages.forget(session_id)
+        self._pages.end(session_id)
 
     def _remember(
         self, session_id: SessionId, question: _Question, fetched: _FetchedPage, page: Page

@@ -131,7 +131,7 @@ class MessageReader:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone."""
-        self._read.forget(session_id)
+        self._read.end(session_id)
 
     async def _known(
         self, session_id: SessionId, imap: ImapConnection, folder: FolderPath, uid: Uid

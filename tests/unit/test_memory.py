@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cbemail.ids import SessionId
-from cbemail.memory import SessionMemory
+from cbemail.memory import ENDED_KEPT, SessionMemory
 
 JOE, ANN = SessionId("ses_joe"), SessionId("ses_ann")
 
@@ -56,3 +56,23 @@ def test_a_session_that_is_forgotten_leaves_nothing_and_others_everything() -> N
     memory.forget(JOE)
 
     assert (memory.get(JOE, "a"), memory.get(ANN, "a"), memory.octets) == (None, 2, 10)
+
+
+def test_of_a_session_that_has_ended_nothing_more_is_kept() -> None:
+    memory: SessionMemory[str, int] = SessionMemory(100)
+    memory.put(JOE, "a", 1, 10)
+
+    memory.end(JOE)
+    memory.put(JOE, "b", 2, 10)
+    memory.put(ANN, "b", 3, 10)
+
+    assert (memory.get(JOE, "a"), memory.get(JOE, "b"), memory.get(ANN, "b")) == (None, None, 3)
+
+
+def test_only_so_many_ended_sessions_are_remembered() -> None:
+    memory: SessionMemory[str, int] = SessionMemory(100)
+
+    for number in range(ENDED_KEPT + 1):
+        memory.end(SessionId(f"ses_{number}"))
+
+    assert len(memory._ended) == ENDED_KEPT
