@@ -8,10 +8,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-# Tests with servers wait more than they work, so they run beside each other: those of mail on its way, and all others.
+# Tests with servers wait more than they work, so they run beside each other: of mail on its way, of mailboxes, of all else.
 SENDING := $(sort $(wildcard tests/integration/test_batch*.py tests/integration/test_*send*.py tests/integration/test_*crash*.py))
+MAILBOX := $(wildcard $(patsubst %,tests/integration/test_%*.py,message folder search bulk thread changes kinds snippet corpus imap other reread))
 
-.PHONY: help install run demo fmt check test test-units test-sending test-mailbox unit integration bench fuzz soak cov servers image lock clean
+.PHONY: help install run demo fmt check test test-units test-sending test-mailbox test-service unit integration bench fuzz soak cov servers image lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,16 +44,18 @@ check: install ## style, types, imports, what invites attacks, rules of the hous
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml cbemail
 	$(PYTEST) -q tests/test_house.py
 
-test: install servers ## every test, in three parts side by side; a missing server is a failure
-	@$(MAKE) --jobs --keep-going --output-sync=target test-units test-sending test-mailbox
+test: install servers ## every test, in four parts side by side; a missing server is a failure
+	@$(MAKE) --jobs --keep-going --output-sync=target test-units test-sending test-mailbox test-service
 
 test-units: ; $(PYTEST) --ignore=tests/integration
 
 test-sending: ; $(PYTEST) $(SENDING)
 
-test-mailbox: ; $(PYTEST) tests/integration $(addprefix --ignore=,$(SENDING))
+test-mailbox: ; $(PYTEST) $(MAILBOX)
 
-test-units test-sending test-mailbox: export CBEMAIL_REQUIRE_SERVERS := 1
+test-service: ; $(PYTEST) tests/integration $(addprefix --ignore=,$(SENDING) $(MAILBOX))
+
+test-units test-sending test-mailbox test-service: export CBEMAIL_REQUIRE_SERVERS := 1
 
 unit: install ## the tests that need no server
 	$(PYTEST) -m 'not integration and not bench'
