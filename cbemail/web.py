@@ -38,7 +38,7 @@ class Web:
 
     def __init__(self, hosts: MailHosts) -> None:
         self._hosts = hosts
-        self._client = httpx.AsyncClient(  # nosec B113
+        self._client = httpx.AsyncClient(  # nosec B113 - see timeout
             transport=_JudgedTransport(hosts),
             trust_env=False,  # a proxy would resolve the name once more, and not as we do
             # None is kept: a client of all mailboxes would tell one of them by another's, and remember for ever.

@@ -142,12 +142,11 @@ class ImapPool:
         while True:
             connection = await self._acquire(slot, folder)
             try:
-                if folder is None or _has_selected(connection, folder):
-                    pass
-                elif lazily and connection.selected is None:
-                    connection.to_select = folder
-                else:
-                    await select(connection, folder)
+                if folder is not None and not _has_selected(connection, folder):
+                    if lazily and connection.selected is None:
+                        connection.to_select = folder
+                    else:
+                        await select(connection, folder)
             except UpstreamUnavailable:
                 died = connection.broken
                 self._release(slot, connection)

@@ -60,7 +60,7 @@ def read_query(query: str, *, today: date, gmail: bool) -> Query:
     return asked
 
 
-def _attachments(value: str, known: bool | None, *, negated: bool) -> bool:  # noqa: FBT001
+def _attachments(value: str, known: bool | None, *, negated: bool) -> bool:  # noqa: FBT001 - a state, not a switch
     if value.lower() not in {"attachment", "attachments"}:
         raise _wrong_query('The only thing to ask with "has:" is "has:attachment".')
     if known is negated:

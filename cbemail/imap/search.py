@@ -169,7 +169,7 @@ def _limit_keys(wanted: SearchFilter) -> Iterator[Argument]:
             yield b"%d" % size
 
 
-def _gmail_keys(words: list[str], has_attachments: bool | None) -> Keys:  # noqa: FBT001
+def _gmail_keys(words: list[str], has_attachments: bool | None) -> Keys:  # noqa: FBT001 - a state, not a switch
     """One X-GM-RAW with all that is asked of Gmail's index, within the folder that is selected: without ``in:anywhere``
     it would leave out what is in the bin or is spam, there too."""
     terms = list(words)
