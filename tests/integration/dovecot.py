@@ -14,6 +14,7 @@ import itertools
 import os
 import pwd
 import re
+import select
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -320,8 +321,17 @@ class Dovecot:
         self.doveadm("expunge", "-u", user, "mailbox", folder, "uid", wanted)
 
     def kick(self, user: str) -> None:
-        """Break the user's connections, as an administrator, or a crash, does."""
+        """Break the user's connections, as an administrator, or a crash, does.
+
+        They are broken when this is over: Dovecot merely tells its processes to end, and a busy machine lets one answer a
+        command or two before.
+        """
+        listed = self.doveadm("-f", "tab", "who", "-1", user).splitlines()[1:]
+        processes = [_opened(int(line.split("\t")[2])) for line in listed]
         self.doveadm("kick", user)
+        for process in processes:
+            if process is not None:
+                _await_end(process)
 
     def record(self, user: str) -> None:
         """From the next login on, keep every octet the user's clients send after it."""
@@ -338,6 +348,23 @@ class Dovecot:
         """How many octets a user's clients were sent, on connections that are recorded."""
         logs = (self._directory / "rawlog" / user).glob("*.out")
         return sum(len(_RECORDED_AT.sub(b"", log.read_bytes())) for log in logs)
+
+
+def _opened(pid: int) -> int | None:
+    """A descriptor of the process; None where there is none any more."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _await_end(process: int) -> None:
+    try:
+        ended, _, _ = select.select([process], [], [], _TIMEOUT)
+    finally:
+        os.close(process)
+    if not ended:
+        raise RuntimeError("Dovecot did not end a connection that it was told to")
 
 
 def _tagged(replies: Iterable[bytes], tag: bytes) -> bytes:
