@@ -12,11 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, ParamSpec
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from cbemail.api.answers import Answers
@@ -64,6 +60,7 @@ from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.files import make_folder
 from cbemail.store.folder_states import FolderStates
 from cbemail.store.repository import Repository
+from cbemail.store.staged_batches import StagedBatches
 from cbemail.web import Web
 
 log = logging.getLogger(__name__)
@@ -88,16 +85,14 @@ class Service:
         self._policy = policy
         self._services: Services | None = None
         self._drain_ends: float | None = None
-        app = Starlette(
-            routes=_routes(),
-            lifespan=self._lifespan,
-            exception_handlers={HTTPException: _no_route},
+        # Starlette's router alone: what its application puts around it, operations and the front do.
+        router = Router(
+            _routes(), redirect_slashes=False, default=_no_route, lifespan=self._lifespan
         )
-        app.router.redirect_slashes = False
-        app.state.openapi = build_openapi(OPERATIONS, version("cbemail"))
-        app.state.docs = render_docs(app.state.openapi)
+        self._openapi = build_openapi(OPERATIONS, version("cbemail"))
+        self._docs = render_docs(self._openapi)
         self._tally = RequestTally()
-        self._front = Front(app, self._tally)
+        self._front = Front(router, self._tally)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._front(scope, receive, send)
@@ -114,13 +109,13 @@ class Service:
             self._services.batches.break_off()
 
     @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[State]:
+    async def _lifespan(self, _: object) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
             self._services = services = await _open(
                 self._settings, self._policy, self._tally, stack
             )
             stack.push_async_callback(self._drain, services)
-            yield {"services": services}
+            yield {"services": services, "openapi": self._openapi, "docs": self._docs}
 
     async def _drain(self, services: Services) -> None:
         if self._drain_ends is None:
@@ -230,7 +225,7 @@ async def _open(
         batches=batches,
         watching=Watching(batches, dispatch),
         steering=Steering(stored_batches, dispatch, batches, backlog, now),
-        acceptance=Acceptance(stored_batches, repository, dispatch, backlog, vault, now),
+        acceptance=Acceptance(StagedBatches(database), repository, dispatch, backlog, vault, now),
         metrics=new_registry(
             Sources(
                 requests=tally,
@@ -378,11 +373,13 @@ class _Methods:
             return
         allowed = ", ".join(sorted(self._operations))
         error = MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed)
-        scope["problem"] = error
-        await problem_response(error, request_id_of(scope))(scope, receive, send)
+        await _refuse(error, scope, receive, send)
 
 
-async def _no_route(request: Request[Any], _: Exception) -> Response:
-    error = RouteNotFound("There is nothing at this path.")
-    request.scope["problem"] = error
-    return problem_response(error, request_id_of(request.scope))
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    await _refuse(RouteNotFound("There is nothing at this path."), scope, receive, send)
+
+
+async def _refuse(error: CbemailError, scope: Scope, receive: Receive, send: Send) -> None:
+    scope["problem"] = error
+    await problem_response(error, request_id_of(scope))(scope, receive, send)

@@ -25,7 +25,7 @@ _CREDENTIALS = (
 
 async def get_docs(call: Call[object, None]) -> Response:
     """The API for people, with a form to try each call."""
-    content: Markup = call.request.app.state.docs
+    content = call.request.state["docs"]
     return page("Documentation", content, header=navigation(), script="docs.js")
 
 

@@ -15,11 +15,16 @@ from cbemail.timing import Account, open_account
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAIL_PATHS = ("/api/mailbox/", "/api/send")
-_MAIL_HEADERS = {
-    b"cache-control": b"private, no-store",
-    b"vary": b"Authorization, X-API-Key, X-Session-ID",
-}
-
+_REQUEST_ID = b"x-request-id"
+_SNIFFING = (b"x-content-type-options", b"nosniff")
+_NOT_KEPT = (b"cache-control", b"no-store")
+_MAIL_HEADERS = (
+    _SNIFFING,
+    (b"cache-control", b"private, no-store"),
+    (b"vary", b"Authorization, X-API-Key, X-Session-ID"),
+)
+_OURS = frozenset((_REQUEST_ID, _SNIFFING[0]))
+_OURS_OF_MAIL = _OURS.union((b"server-timing",), (name for name, _ in _MAIL_HEADERS))
 
 REQUESTS_AT_ONCE = 2000  # over all; each may hold a body of a few MB, and a connection of the pool
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")  # how busy it is must show when it is busiest
@@ -80,20 +85,24 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _add_headers(start: Message, scope: Scope, account: Account) -> None:
     """Put ours in the place of those of the same name; only how long to cache may be said otherwise outside mail."""
-    ours = {
-        b"x-request-id": scope["request_id"].encode(),
-        b"x-content-type-options": b"nosniff",
-    }
-    if scope["path"].startswith(_MAIL_PATHS):
-        ours |= _MAIL_HEADERS
-        ours[b"server-timing"] = server_timing(account).encode()
-    headers = [(name, value) for name, value in start["headers"] if name not in ours]
-    if b"cache-control" not in ours and not any(name == b"cache-control" for name, _ in headers):
-        ours[b"cache-control"] = b"no-store"
-    start["headers"] = [*headers, *ours.items()]
+    headers: list[tuple[bytes, bytes]] = [*start["headers"]]
+    names = {name for name, _ in headers}
+    is_mail = scope["path"].startswith(_MAIL_PATHS)
+    ours = _OURS_OF_MAIL if is_mail else _OURS
+    if not names.isdisjoint(ours):
+        headers = [header for header in headers if header[0] not in ours]
+    headers.append((_REQUEST_ID, scope["request_id"].encode()))
+    if is_mail:
+        headers += _MAIL_HEADERS
+        headers.append((b"server-timing", server_timing(account).encode()))
+    else:
+        headers.append(_SNIFFING)
+        if _NOT_KEPT[0] not in names:
+            headers.append(_NOT_KEPT)
     if "rate_limit" in scope:
         quota, key = scope["rate_limit"]
-        start["headers"] += quota.fields(key)
+        headers += quota.fields(key)
+    start["headers"] = headers
 
 
 def server_timing(account: Account) -> str:

@@ -74,7 +74,7 @@ _SECURITY: dict[Access, list[Json]] = {
 
 async def get_openapi(call: Call[object, None]) -> Response:
     """The API, as OpenAPI 3.1."""
-    return json_response(call.request.app.state.openapi)
+    return json_response(call.request.state["openapi"])
 
 
 def build_openapi(operations: Sequence[AnyOperation], version: str) -> Json:

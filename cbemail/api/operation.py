@@ -251,36 +251,21 @@ class Operation(Generic[Q, B]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. A client that hangs up cancels it; a handler that must finish shields what it must."""
         scope["operation"] = self
-        if self._prompt:
-            await self._serve(scope, receive, send, None)
-            return
-        loop = asyncio.get_running_loop()
-        with CancelScope(deadline=loop.time() + self._seconds) as cancel:
-            await self._serve(scope, receive, send, cancel)
-        if cancel.cancelled_caught and loop.time() >= cancel.deadline:
-            await self._fail(_too_late(scope), scope, receive, send)
-
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, cancel: CancelScope | None
-    ) -> None:
-        hang_up: asyncio.Task[None] | None = None
-        admitted: SessionId | None = None
         services: Services = scope["state"]["services"]
         request = Request[State](scope, receive)
-        upload = Upload(request, services.bodies) if self.body is not None else None
+        admitted: SessionId | None = None
         try:
             session = self._authorise(request, services)
             if session is not None:
                 services.limits.admit(session.id, scope)
                 admitted = session.id
-            response = self._from_memory(request, services, session)
-            if response is None:
-                call = await self._decode(request, services, session, upload)
-                if cancel is not None:
-                    read = call.body.complete if isinstance(call.body, Upload) else None
-                    hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel, read))
-                response = await self._respond(call)
-            await response(scope, receive, send)
+            kept = self._from_memory(request, services, session)
+            if kept is not None:
+                await kept(scope, receive, send)
+            elif self._prompt:
+                await self._serve(request, services, session, send, None)
+            else:
+                await self._serve_in_time(request, services, session, send)
         except CbemailError as error:
             await self._fail(error, scope, receive, send)
         except ClientDisconnect:
@@ -289,12 +274,46 @@ class Operation(Generic[Q, B]):
             log.exception("%s %s failed", self.method, self.path)
             await self._fail(None, scope, receive, send)
         finally:
+            if admitted is not None:
+                services.limits.leave(admitted)
+
+    async def _serve_in_time(
+        self,
+        request: Request[State],
+        services: Services,
+        session: SessionRecord | None,
+        send: Send,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        with CancelScope(deadline=loop.time() + self._seconds) as cancel:
+            await self._serve(request, services, session, send, cancel)
+        if cancel.cancelled_caught and loop.time() >= cancel.deadline:
+            raise _too_late(request.scope)
+
+    async def _serve(
+        self,
+        request: Request[State],
+        services: Services,
+        session: SessionRecord | None,
+        send: Send,
+        cancel: CancelScope | None,
+    ) -> None:
+        """Call the handler and give its answer. A client that hangs up meanwhile ends ``cancel``, where there is one."""
+        hang_up: asyncio.Task[None] | None = None
+        receive = request.receive
+        upload = Upload(request, services.bodies) if self.body is not None else None
+        try:
+            call = await self._decode(request, services, session, upload)
+            if cancel is not None:
+                read = call.body.complete if isinstance(call.body, Upload) else None
+                hang_up = asyncio.create_task(_cancel_on_disconnect(receive, cancel, read))
+            response = await self._respond(call)
+            await response(request.scope, receive, send)
+        finally:
             if hang_up is not None:
                 hang_up.cancel()
             if upload is not None:
                 upload.release()
-            if admitted is not None:
-                services.limits.leave(admitted)
 
     async def _decode(
         self,

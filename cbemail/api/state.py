@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from anyio import CapacityLimiter
 from msgspec import Struct, field
@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from cbemail.api.answers import Answers
 from cbemail.api.bodies import Bodies
+from cbemail.api.elements import Markup
 from cbemail.api.gate import Gate
 from cbemail.api.limits import Limits
 from cbemail.clock import Clock
@@ -63,6 +64,8 @@ class Services(Struct, frozen=True):
 
 
 class State(TypedDict):
-    """The ASGI lifespan state."""
+    """The ASGI lifespan state: the services, and what is told of the API, which is made once."""
 
     services: Services
+    openapi: dict[str, Any]
+    docs: Markup
