@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time
 
 Clock = Callable[[], datetime]
@@ -9,4 +10,9 @@ Clock = Callable[[], datetime]
 
 def now() -> datetime:
     """The time, aware, in UTC, to the second: what the API shows and the store keeps."""
-    return datetime.fromtimestamp(int(time()), UTC)
+    return _second(int(time()))
+
+
+@lru_cache(maxsize=1)  # a busy service asks thousands of times in each
+def _second(moment: int) -> datetime:
+    return datetime.fromtimestamp(moment, UTC)

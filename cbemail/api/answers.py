@@ -11,7 +11,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cbemail.api.codec import entity_tag, unless_known
+from cbemail.api.codec import entity_tag, header_of, unless_known
 from cbemail.ids import SessionId
 from cbemail.memory import SessionMemory
 from cbemail.timing import spent_on
@@ -132,6 +132,6 @@ def _question(request: Request[Any]) -> Question:
 
 def _allowed_age(request: Request[Any]) -> int:
     """The ``max-age`` of the request in seconds; 0 where it says nothing of the kind."""
-    said = request.headers.get("cache-control")
+    said = header_of(request.scope, b"cache-control")
     found = _MAX_AGE.search(said) if said is not None else None
     return int(found["seconds"]) if found is not None else 0

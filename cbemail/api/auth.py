@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from cbemail.api.codec import header_of
 from cbemail.api.limits import counted_as
 from cbemail.api.state import Services
 from cbemail.errors import PinRequired, SessionNotFound, SessionRequired, Unauthenticated
@@ -35,7 +36,7 @@ def identify(request: Request[Any], services: Services) -> Caller:
         Unauthenticated, TokenExpired: there is none, it is not good, its session has ended, or there are two.
     """
     with spent_on("auth"):
-        given = [header for header in request.headers.raw if header[0] in _CREDENTIALS]
+        given = [header for header in request.scope["headers"] if header[0] in _CREDENTIALS]
         if len(given) > 1:
             raise Unauthenticated("Give one credential: a Bearer token or an API key.")
         if not given:
@@ -57,7 +58,7 @@ def identify(request: Request[Any], services: Services) -> Caller:
 def session_for_mailbox(request: Request[Any], services: Services) -> SessionRecord:
     """The session a mailbox or send call is for: the token's own, or the one X-Session-ID names for an API key."""
     caller = identify(request, services)
-    named = request.headers.get("x-session-id")
+    named = header_of(request.scope, b"x-session-id")
     if caller.session_id is None:
         if not named:
             raise SessionRequired("With an API key, name the session in the X-Session-ID header.")
@@ -66,9 +67,7 @@ def session_for_mailbox(request: Request[Any], services: Services) -> SessionRec
         session_id = caller.session_id
         if named and named != session_id:
             raise SessionNotFound("There is no such session.")
-    session = services.sessions.require(session_id)
-    services.sessions.touch(session_id)
-    return session
+    return services.sessions.use(session_id)
 
 
 def session_in_path(request: Request[Any], services: Services) -> SessionRecord:

@@ -15,11 +15,13 @@ Limit = Annotated[int, Meta(ge=1, le=500)]
 
 
 class FollowFolder(Struct, frozen=True, forbid_unknown_fields=True):
-    """The folder, the ``state`` of the last answer, and how many new messages to be told of at once."""
+    """The folder, the ``state`` of the last answer, how many new messages to be told of at once, and whether with their
+    first words."""
 
     folder: str = "INBOX"
     since: str | None = None
     limit: Limit = 200
+    snippet: bool = False
 
 
 class FolderChanges(Struct, frozen=True):
@@ -48,7 +50,7 @@ async def follow_folder(call: Call[FollowFolder, None]) -> Response:
     """
     query = call.query
     changes = await call.services.mailbox.changes.since(
-        call.session.id, query.folder, query.since, limit=query.limit
+        call.session.id, query.folder, query.since, limit=query.limit, snippets=query.snippet
     )
     return json_response(
         FolderChanges(

@@ -12,6 +12,7 @@ import msgspec
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from cbemail.errors import (
     InvalidRequest,
@@ -44,6 +45,18 @@ def json_response(
 
 def no_content() -> Response:
     return Response(status_code=204)
+
+
+# ---- headers
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name, in lower case. For those that every request is asked for, of which most have
+    none: Starlette's mapping raises and catches a KeyError for each."""
+    for given, value in scope["headers"]:
+        if given == name:
+            return str(value, "latin-1")
+    return None
 
 
 # ---- bodies
@@ -203,7 +216,7 @@ def unless_known(
 ) -> Response:
     """``body``, which is JSON, under its entity ``tag``; 304 where the client has it already."""
     headers = {"ETag": tag, **(more or {})}
-    known = request.headers.get("if-none-match")
+    known = header_of(request.scope, b"if-none-match")
     if known is not None and (known.strip() == "*" or tag in re.findall(r'"[^"]*"', known)):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, "application/json")

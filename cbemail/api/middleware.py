@@ -3,9 +3,9 @@
 import re
 from time import perf_counter
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cbemail.api.codec import header_of
 from cbemail.api.problems import problem_response
 from cbemail.errors import CbemailError, Overloaded
 from cbemail.ids import new_request_id
@@ -55,8 +55,8 @@ class Front:
             return
         start = perf_counter()
         account = open_account()
-        own = Headers(scope=scope).get("x-request-id", "")
-        request_id = own if _SANE_REQUEST_ID.fullmatch(own) else new_request_id()
+        own = header_of(scope, _REQUEST_ID)
+        request_id = own if own and _SANE_REQUEST_ID.fullmatch(own) else new_request_id()
         scope["request_id"] = request_id
         status = 0
 

@@ -133,7 +133,7 @@ from cbemail.mailbox.folders import Folder
 from cbemail.mailbox.reading import Message
 from cbemail.outbox.accept import DryRun
 from cbemail.outbox.batch import BatchPage, BatchView
-from cbemail.outbox.outbox import SendResult
+from cbemail.outbox.send_result import SendResult
 
 # A transaction is answered as `sending` after 60; the rest is for the upload, and the original of a reply.
 SEND_SECONDS = 180.0

@@ -23,8 +23,9 @@ from cbemail.mime.address import envelope_address, needs_smtputf8
 from cbemail.outbox.accept import NewBatch
 from cbemail.outbox.batch import BatchView
 from cbemail.outbox.idempotency import IdempotencyKey
-from cbemail.outbox.outbox import SendResult, Submission
+from cbemail.outbox.outbox import Submission
 from cbemail.outbox.recipients import Entry, Unfit
+from cbemail.outbox.send_result import SendResult
 from cbemail.smtp.envelope import Envelope
 from cbemail.store.batch_records import BatchKind, BatchOptions
 from cbemail.store.records import SendState, StoredResponse

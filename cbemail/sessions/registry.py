@@ -154,6 +154,14 @@ class Sessions:
     def exists(self, session_id: SessionId) -> bool:
         return session_id in self._records
 
+    def use(self, session_id: SessionId) -> SessionRecord:
+        """The session, which is in use now; its record tells of earlier uses only. SessionNotFound if there is none."""
+        record = self._records.get(session_id)
+        if record is None:
+            raise SessionNotFound("There is no such session.")
+        self.touch(session_id)
+        return record
+
     def touch(self, session_id: SessionId) -> None:
         """Note that the session is in use; the store hears of it later."""
         self._used[session_id] = self._clock()
