@@ -22,6 +22,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from msgspec import Struct
 
 from cbemail.errors import HostNotAllowed, UpstreamTimeout, UpstreamUnavailable
+from cbemail.sockets import new_socket
 
 
 class Security(StrEnum):
@@ -271,7 +272,7 @@ class MailHosts:
                 return await start_connection(
                     addresses,
                     happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS,
-                    socket_factory=_new_socket,
+                    socket_factory=new_socket,
                 )
         except TimeoutError as exc:
             raise UpstreamTimeout(f"{name} could not be connected to in time.") from exc
@@ -371,18 +372,3 @@ def _literal(name: str, port: int) -> AddrInfoType | None:
 def _address_of(answer: AddrInfoType) -> IPAddress:
     address = ip_address(answer[4][0])
     return getattr(address, "ipv4_mapped", None) or address
-
-
-def _new_socket(answer: AddrInfoType) -> socket.socket:
-    """A socket that sends small commands at once, and notices within two minutes that its peer has vanished."""
-    family, kind, protocol, _, _ = answer
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    sock.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000
-    )  # the same for data unacknowledged, in ms
-    return sock

@@ -7,10 +7,10 @@ message data and lets a lost connection go unnoticed). No other module knows aio
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from aioimaplib import aioimaplib
@@ -29,7 +29,9 @@ from cbemail.imap.protocol import (
     Untagged,
 )
 from cbemail.imap.refusals import farewell, lost, misunderstanding, silence
+from cbemail.imap.streaming import LiteralStream
 from cbemail.imap.wire import Command, encode
+from cbemail.sockets import VANISHED_SECONDS, notice_vanished_after
 from cbemail.timing import spent_on
 
 log = logging.getLogger(__name__)
@@ -40,91 +42,16 @@ COMMAND_SECONDS = 30.0  # for one answer; nothing we ask takes a healthy server 
 SECONDS_PER_OCTET = 1 / 65_536  # and on top of it: a link of 64 KB/s is slow, below that it is dead
 STREAM_GAP_SECONDS = 30.0  # without one octet of a streamed literal, while we are ready to read
 
+# Where nothing was said for a while, the server may be gone without a word, or a firewall between us have forgotten the
+# connection. Such a server does not even acknowledge, and is noticed this soon: there is time to ask on a new connection.
+REST_SECONDS = 5.0
+UNACKNOWLEDGED_SECONDS = 5.0
+_NOT_THERE = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+
 # What one flight of commands, or the time between two, may make the server say. A page of 200 summaries with 64 KB of
 # header each stays below; a server that sends a million untagged OKs does not.
 MAX_FLIGHT_RESPONSES = 100_000
 MAX_FLIGHT_OCTETS = 48 * 1024 * 1024  # without those of a streamed literal, which are not held
-
-# Octets of a streamed literal that may wait for a slow reader before the socket is no longer read.
-STREAM_HIGH_WATER = 256 * 1024
-
-
-class LiteralStream:
-    """The one literal of a FETCH, piece by piece: holds a little, and stops the socket when the reader is slower.
-
-    ``size`` is the literal's length in octets, or None where the server sent the value in another way, too small to
-    stream; it then stands in ``completion``, which is there at the end.
-    """
-
-    def __init__(self, connection: ImapConnection, done: asyncio.Future[list[Completion]]) -> None:
-        self.size: int | None = None
-        self.received = 0
-        self._connection = connection
-        self._done = done
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        self._paused = False
-        self._changed = asyncio.Event()
-        self._waited = 0.0
-        done.add_done_callback(lambda _: self._changed.set())
-
-    def begin(self, size: int) -> None:
-        if self.size is not None:  # its octets would be taken for more of the first
-            raise ImapSyntaxError("one FETCH was answered with two great literals")
-        self.size = size
-        self._changed.set()
-
-    def feed(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._held += len(chunk)
-        self.received += len(chunk)
-        if self._held >= STREAM_HIGH_WATER and not self._paused:
-            self._paused = True
-            self._connection.transport.pause_reading()
-        self._changed.set()
-
-    async def started(self) -> None:
-        """Wait until ``size`` is known, or the command is over without a literal."""
-        while self.size is None and not self._done.done():
-            await self._wait()
-
-    async def completion(self) -> Completion:
-        """How the command ended; raises its refusal."""
-        while not self._done.done():
-            await self._wait()
-        return self._done.result()[0].require_ok()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while not self._done.done() or self._chunks:
-            if self._chunks:
-                yield self._take()
-            else:
-                await self._wait()
-        await self.completion()
-
-    def close(self) -> None:
-        """Forget what was not read. The next command's answer must not find the socket stopped."""
-        self._take()
-
-    def _take(self) -> bytes:
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        self._held = 0
-        if self._paused:
-            self._paused = False
-            if not self._connection.broken:
-                self._connection.transport.resume_reading()
-        return data
-
-    async def _wait(self) -> None:
-        """Wait for more. The time counts against the server as a whole, not only octet by octet: one that sends a
-        little now and then would otherwise hold the connection for ever."""
-        self._changed.clear()
-        budget = COMMAND_SECONDS + self.received * SECONDS_PER_OCTET - self._waited
-        start = self._connection.loop.time()
-        with spent_on("imap"), self._connection.deadline(min(STREAM_GAP_SECONDS, budget)):
-            await self._changed.wait()
-        self._waited += self._connection.loop.time() - start
 
 
 class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib is untyped for its users
@@ -147,12 +74,15 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         )
         self.selected: SelectData | None = None
         self.to_select: FolderPath | None = None  # in the flight of the next read: see `messages`
+        self.to_unselect = False  # ``selected`` is not set, and yet a mailbox may be
         self.spellings: dict[FolderPath, bytes] = {}  # where not modified UTF-7, see `naming`
         self.has_changed = False  # a mailbox, perhaps: see `ImapPool`
         self.broken = False
+        self.vanished = False  # broken, since the server could not be reached any more
         self.greeting: asyncio.Future[StatusResponse] = self.loop.create_future()
         self._framer = Framer()
         self._flight: Flight | None = None
+        self._rests_since = self.loop.time()
         self._stream: LiteralStream | None = None
         # While the server may say "+": True once it did, False once it answered or failed instead.
         self._invitation: asyncio.Future[bool] | None = None
@@ -242,6 +172,12 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         finally:
             timer.cancel()
 
+    def stream_deadline(self, received: int, waited: float) -> AbstractContextManager[None]:
+        """`deadline` for more of a stream of which that many octets have come, after that many seconds of waiting. These
+        count as a whole: a server that sends a little now and then would otherwise hold the connection for ever."""
+        budget = COMMAND_SECONDS + received * SECONDS_PER_OCTET - waited
+        return self.deadline(min(STREAM_GAP_SECONDS, budget))
+
     @contextmanager
     def _flying(self, commands: int) -> Iterator[Flight]:
         """One flight. However the block is left, what is unanswered then breaks the connection."""
@@ -252,13 +188,24 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         flight = Flight(self.loop.create_future(), unsent=commands)
         self._flight = flight
         self._octets = self._said = 0
+        has_rested = self.loop.time() - self._rests_since > REST_SECONDS
+        if has_rested:
+            self._notice_vanished_after(UNACKNOWLEDGED_SECONDS)
         try:
             yield flight
         finally:
             if not flight.answered:
                 self.abort()
+            elif has_rested and not self.broken:
+                self._notice_vanished_after(VANISHED_SECONDS)
+            self._rests_since = self.loop.time()
             self._flight = self._invitation = None
             self._unwritten.clear()
+
+    def _notice_vanished_after(self, seconds: float) -> None:
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None:  # TLS lets go of a lost one a moment before it tells us
+            notice_vanished_after(connected, seconds)
 
     async def _send(self, flight: Flight, command: Command) -> None:
         """Put a command with those that are written together: one write is one packet, and one wake-up of the server."""
@@ -341,7 +288,8 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         if self._octets - streamed > MAX_FLIGHT_OCTETS:
             self._fail_protocol("sent more than one command can be worth")
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended, it is gone
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.vanished = isinstance(exc, OSError) and exc.errno in _NOT_THERE
         self._fail(lost())
 
     def pause_writing(self) -> None:
@@ -403,7 +351,8 @@ class ImapConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc]  # a
         if response.status == "BAD" and not flight.refused:
             self._fail(misunderstanding(command.name, response))
             return
-        flight.completions[tag] = Completion(command, response, flight.responses)
+        heard, place = len(flight.responses), len(flight.completions)
+        flight.completions[tag] = Completion(command, response, flight.responses, heard, place)
         self._said_since_answer = 0
         if tag == next(reversed(flight.sent)):  # the only one that may be waiting for a "+"
             self._invite(invited=False)

@@ -20,12 +20,15 @@ class Completion(Struct, frozen=True):
     """How one command ended, and what the server said untagged during its flight, in order.
 
     Of several commands in one flight a server may answer the later one first (Dovecot does), so nothing but its name
-    says to which of them an untagged response belongs: each completion has them all.
+    says to which of them an untagged response belongs: each completion has them all. ``heard`` is how many of them came
+    before the end of this command, and ``place`` how many other commands had ended by then.
     """
 
     command: Command
     status: StatusResponse
     responses: list[Response]
+    heard: int = 0
+    place: int = 0
 
     @property
     def ok(self) -> bool:

@@ -18,6 +18,7 @@ from cbemail.imap.protocol import Response, ResponseCode, StatusResponse, Untagg
 from cbemail.imap.refusals import farewell, login_refusal, lost, silence
 from cbemail.imap.wire import Command, astring
 from cbemail.sasl import BEARER_MECHANISMS, LAST_WORDS, bearer, plain
+from cbemail.sockets import acknowledge_at_once
 from cbemail.timing import spent_on
 
 TLS_SECONDS = 10.0
@@ -69,6 +70,7 @@ async def _connect(server: MailServer, hosts: MailHosts) -> ImapConnection:
                 )
     except OSError as exc:  # TimeoutError and ssl.SSLError among them
         raise _tls_failure(exc) from exc
+    acknowledge_at_once(sock)
     return connection
 
 

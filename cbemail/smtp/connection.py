@@ -38,6 +38,7 @@ from cbemail.smtp.outcome import Interruption, NotSent, Outcome, Refused
 from cbemail.smtp.replies import Phase, Reply, Verdict, classify, explain
 from cbemail.smtp.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from cbemail.smtp.transaction import Transaction
+from cbemail.sockets import acknowledging_at_once
 from cbemail.timing import spent_on
 
 
@@ -170,7 +171,8 @@ async def open_submission(
         on_failure.callback(_hang_up, client)
         try:
             async with asyncio.timeout(timeouts.opening):
-                await _greet(client, server.security)
+                with acknowledging_at_once(sock):
+                    await _greet(client, server.security)
                 await _log_in(client, server, secret)
         except TimeoutError as exc:
             raise UpstreamTimeout(_TOO_SLOW, protocol="smtp") from exc

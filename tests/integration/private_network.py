@@ -32,8 +32,9 @@ from tests.integration.servers import program, unavailable
 from tests.integration.service import ServiceProcess
 
 # The records of a name, each time it is asked for; then from the beginning. An address, or a type and its value as in
-# "SRV 0 0 993 mail.acme.org.".
+# "SRV 0 0 993 mail.acme.org.". Or, for all of them: that the name server fails, or that no answer comes.
 Answers = list[list[str]]
+FAILURE, SILENCE = ["SERVFAIL"], ["SILENCE"]
 
 _ROOT = Path(__file__).parents[2]
 _NAME_SERVER = "127.0.0.53"
@@ -58,7 +59,7 @@ def log_in_from_inside(
     """What comes of each body of `POST /api/sessions`, when the service is in such a network."""
     asked = {"environ": environ, "names": names, "logins": logins}
     done = subprocess.run(
-        [*_namespaces(), sys.executable, "-m", __name__],
+        [*namespaces(), sys.executable, "-m", __name__],
         cwd=_ROOT,
         input=json.dumps(asked),
         capture_output=True,
@@ -70,7 +71,7 @@ def log_in_from_inside(
     return msgspec.json.decode(done.stdout, type=list[Outcome])
 
 
-def _namespaces() -> list[str]:
+def namespaces() -> list[str]:
     """The command that makes them: for root as it is, for others as root of a user namespace."""
     unshare = [program("unshare"), "--net", "--mount"]
     for command in (unshare, [*unshare, "--map-root-user"]):
@@ -165,8 +166,12 @@ def _answer_all(server: socket.socket, names: dict[str, Answers]) -> None:
         if name not in names:
             response.set_rcode(dns.rcode.NXDOMAIN)
         turn = next(turns.setdefault((name, kind), cycle(names.get(name, [[]]))))
+        if turn == SILENCE:
+            continue
         records = [value for known, value in map(_record, turn) if known == kind]
-        if records:
+        if turn == FAILURE:
+            response.set_rcode(dns.rcode.SERVFAIL)
+        elif records:
             response.answer.append(dns.rrset.from_text(question.name, 0, "IN", kind, *records))
         server.sendto(response.to_wire(), client)
 

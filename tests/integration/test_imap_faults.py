@@ -13,7 +13,7 @@ import pytest
 
 from tests.certificates import Certificates
 from tests.fakes.fault_proxy import RESET, FaultProxy
-from tests.fakes.script import NORMAL
+from tests.fakes.script import NORMAL, STALL
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
 from tests.integration.conftest import Mailbox, letter, logged_in
@@ -122,6 +122,21 @@ async def test_an_append_that_is_reset_at_any_octet_stores_the_message_once_at_m
     there = subjects(dovecot, box.user)
     assert len(there) == len(set(there))
     assert {subject for subject, status in stored.items() if status == 201} <= set(there)
+
+
+async def test_a_farewell_in_the_middle_of_an_answer_is_not_waited_out(
+    base_url: str, imap_server: ScriptedImap, smtp_server: ScriptedSmtp
+) -> None:
+    """Who waited for the tag would be told of a timeout, and not ask again."""
+    farewell = b"* 1 FETCH (UID 7 FLAGS ())\r\n* BYE shutting down\r\n"
+    async with scripted_mailbox(base_url, imap_server, smtp_server) as mailbox:
+        good(await mailbox.get(MESSAGES, limit=1))
+        imap_server.on("UID FETCH", (farewell, STALL), NORMAL)
+
+        message = good(await mailbox.get(f"{MESSAGES}/7"))
+
+    assert message["subject"] == "seven"
+    assert imap_server.connections == 2
 
 
 # ---- what another client does meanwhile

@@ -204,11 +204,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop.settle()
         self._bury_the_done()
         told = self.pool.statistics()
-        slots = self.pool._slots.values()
+        slots = self.pool._slots._by_session.values()
 
         idle = [connection for slot in slots for connection in slot.idle]
         held = self.held()
-        assert told.idle == len(idle) == len(self.pool._idle)
+        assert told.idle == len(idle) == len(self.pool._slots._idle)
         assert told.lent == len(held), "something is counted that is not there"
         assert told.opening == len(self.logins)
         assert set(self.open_wires()) <= {*held, *idle}, "a connection leaked"
@@ -218,9 +218,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_what_is_free(self) -> None:
-        waiting = [slot for slot in self.pool._slots.values() if slot.waiters]
-        assert set(waiting) == self.pool._queues
-        total_is_reached = self.pool._total == TOTAL and not self.pool._idle
+        waiting = [slot for slot in self.pool._slots._by_session.values() if slot.waiters]
+        assert set(waiting) == self.pool._slots._queues
+        total_is_reached = self.pool._slots._total == TOTAL and not self.pool._slots._idle
         for slot in waiting:
             assert not slot.idle
             assert slot.live >= slot.bound or total_is_reached
@@ -248,7 +248,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop.within(self.pool.close)
         assert self.pool.statistics() == PoolStatistics(0, 0, 0)
         assert self.open_wires() == []
-        assert self.pool._slots == {}
+        assert self.pool._slots._by_session == {}
         self.loop.close()
 
 

@@ -12,8 +12,15 @@ import trustme
 from aiohappyeyeballs import AddrInfoType
 
 from cbemail.errors import HostNotAllowed, UpstreamTimeout, UpstreamUnavailable
-from cbemail.hosts import AccessToken, MailHosts, Password, Security, normalise_host
-from tests.unit.smtp.conftest import settle
+from cbemail.hosts import (
+    AccessToken,
+    MailHosts,
+    Password,
+    Security,
+    normalise_host,
+)
+from cbemail.sockets import ACKNOWLEDGE_SECONDS, VANISHED_SECONDS, acknowledging_at_once
+from tests.unit.smtp.conftest import settle, until
 
 PUBLIC = "9.9.9.9"
 PORTS = (143, 587, 993)
@@ -233,7 +240,13 @@ async def test_a_connection_sends_at_once_and_notices_a_vanished_peer(listener: 
         assert sock.getpeername() == ("127.0.0.1", port)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+        options = ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+        told = {
+            name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
+            for name in options
+        }
+    assert told["USER_TIMEOUT"] == VANISHED_SECONDS * 1000
+    assert told["KEEPIDLE"] + told["KEEPINTVL"] * told["KEEPCNT"] <= VANISHED_SECONDS
 
 
 async def test_the_connection_goes_to_the_address_that_was_judged(listener: socket.socket):
@@ -294,10 +307,12 @@ async def test_a_resolver_that_does_not_answer_is_a_timeout(monkeypatch: pytest.
 @contextmanager
 def black_hole(address: str, port: int = 0) -> Iterator[int]:
     """The port of a listener whose queue is full: it drops what comes after, as a filtered port does."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with ExitStack() as sockets:
-        full = sockets.enter_context(socket.create_server((address, port), backlog=0))
+        full = socket.create_server((address, port), family=family, backlog=0)
+        sockets.enter_context(full)
         for _ in range(4):
-            waiting = sockets.enter_context(socket.socket())
+            waiting = sockets.enter_context(socket.socket(family))
             waiting.settimeout(0)
             waiting.connect_ex(full.getsockname())
         yield full.getsockname()[1]
@@ -309,13 +324,16 @@ async def test_a_host_that_does_not_answer_is_a_timeout(monkeypatch: pytest.Monk
         await hosts(networks=["127.0.0.0/8"]).open_socket("127.0.0.1", port, Security.TLS)
 
 
-async def test_an_address_that_never_answers_does_not_hold_up_the_next(listener: socket.socket):
+@pytest.mark.parametrize("silent", ["127.0.0.2", "::1"])
+async def test_an_address_that_never_answers_does_not_hold_up_the_next(
+    listener: socket.socket, silent: str
+):
     """Nothing but the deadline would end the first attempt: whoever waits for it gets no connection."""
-    names = Names(mail_example=["127.0.0.2", "127.0.0.1"])
+    names = Names(mail_example=[silent, "127.0.0.1"])
     port = listener.getsockname()[1]
 
-    with black_hole("127.0.0.2", port):
-        sock = await hosts(names, networks=["127.0.0.0/8"]).open_socket(
+    with black_hole(silent, port):
+        sock = await hosts(names, networks=["127.0.0.0/8", "::1/128"]).open_socket(
             "mail.example", port, Security.TLS
         )
 
@@ -358,6 +376,42 @@ async def test_the_system_resolver_is_asked_by_default(listener: socket.socket):
     )
 
     assert await allowed.vet("localhost", 143, Security.NONE) == "localhost"
+
+
+async def test_acknowledgements_stay_prompt_while_a_greeting_is_awaited(listener: socket.socket):
+    """The kernel goes back to putting them off whenever it likes, as after each command; this plays its part."""
+
+    def is_prompt() -> bool:
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+
+    def put_off() -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+    with socket.create_connection(listener.getsockname()) as sock:
+        put_off()
+        with acknowledging_at_once(sock):
+            assert is_prompt()
+            put_off()
+            await until(is_prompt)
+            put_off()
+            await until(is_prompt)
+        put_off()
+
+        assert not is_prompt()
+
+
+async def test_a_socket_that_is_closed_while_a_greeting_is_awaited_is_left_alone(
+    listener: socket.socket,
+):
+    loop, told_again = asyncio.get_running_loop(), asyncio.Event()
+    defects: list[object] = []
+    loop.set_exception_handler(lambda _, context: defects.append(context))
+    with socket.create_connection(listener.getsockname()) as sock, acknowledging_at_once(sock):
+        sock.close()
+        loop.call_later(2 * ACKNOWLEDGE_SECONDS, told_again.set)
+        await told_again.wait()
+
+    assert defects == []
 
 
 # ---- TLS

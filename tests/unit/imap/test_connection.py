@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 import sys
 
 import pytest
 
 from cbemail.errors import FolderNotFound, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from cbemail.imap import connection as module
-from cbemail.imap.connection import ImapConnection, LiteralStream
+from cbemail.imap import streaming
+from cbemail.imap.connection import ImapConnection
 from cbemail.imap.messages import append, fetch_command
 from cbemail.imap.protocol import INBOX, FolderPath, StatusResponse, UidSet, Untagged
 from cbemail.imap.selecting import select
+from cbemail.imap.streaming import LiteralStream
 from cbemail.imap.wire import Command, Literal, mailbox
+from cbemail.sockets import VANISHED_SECONDS
 from tests.fakes.listener import Listener
-from tests.fakes.script import CUT, NORMAL, STALL, Split, Trickle
+from tests.fakes.script import CUT, NORMAL, STALL, Reply, Split, Trickle
 from tests.fakes.scripted_imap import WEAK_CAPABILITIES, ScriptedImap
 from tests.unit.imap.conftest import IMPATIENT, PATIENCE, Open, settle, until
 
@@ -29,6 +33,13 @@ def tag_of(server: ScriptedImap, command: bytes) -> bytes:
     """The tag under which the server last heard ``command``."""
     tags: list[bytes] = re.findall(rb"(\S+) %b\r\n" % command, bytes(server.received))
     return tags[-1]
+
+
+def acknowledgement_is_due(connection: ImapConnection) -> float:
+    """The seconds after which the kernel ends the connection for want of one."""
+    connected = connection.transport.get_extra_info("socket")
+    milliseconds: int = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    return milliseconds / 1000
 
 
 def create(name: str) -> Command:
@@ -335,6 +346,33 @@ async def test_a_silent_server_is_given_up(
     assert impatient.broken
 
 
+@pytest.mark.parametrize(("rest", "patience"), [(-1.0, 5.0), (60.0, 120.0)])
+async def test_after_a_rest_and_only_then_the_first_command_is_to_be_acknowledged_soon(
+    imap_server: ScriptedImap,
+    imap: ImapConnection,
+    monkeypatch: pytest.MonkeyPatch,
+    rest: float,
+    patience: float,
+) -> None:
+    monkeypatch.setattr(module, "REST_SECONDS", rest)
+    go_on = asyncio.Event()
+
+    async def in_the_end(_: bytes) -> Reply:
+        await go_on.wait()
+        return NORMAL
+
+    imap_server.on("NOOP", in_the_end)
+    command = asyncio.create_task(imap.run_one(NOOP))
+    await imap_server.heard("NOOP")
+
+    during = acknowledgement_is_due(imap)
+    go_on.set()
+    await command
+
+    assert during == patience
+    assert acknowledgement_is_due(imap) == VANISHED_SECONDS, "later commands may change something"
+
+
 async def test_a_server_that_always_says_a_little_is_given_up_all_the_same(
     imap_server: ScriptedImap, impatient: ImapConnection
 ) -> None:
@@ -390,6 +428,7 @@ async def test_nor_does_a_stream_wait_for_a_server_that_does_not_read(
     "ending",
     [
         (b"* BYE shutting down\r\n", STALL),
+        (b"* 1 FETCH (BODY[] {3}\r\nabc)\r\n* BYE shutting down\r\n", STALL),
         (b"* 1 FETCH (BODY[] {100}\r\nabc", CUT),
         (b"{tag} O", CUT),
         CUT,
@@ -592,9 +631,9 @@ async def test_a_slow_reader_stops_the_socket(
         held = stream.received
         received = [len(chunk) async for chunk in stream]
 
-    assert held <= 2 * module.STREAM_HIGH_WATER
+    assert held <= 2 * streaming.STREAM_HIGH_WATER
     assert sum(received) == len(content)
-    assert max(received) <= 2 * module.STREAM_HIGH_WATER
+    assert max(received) <= 2 * streaming.STREAM_HIGH_WATER
 
 
 async def test_streamed_octets_count_against_no_bound(
@@ -654,7 +693,7 @@ async def test_leaving_a_stream_early_breaks_the_connection(
 async def test_leaving_unread_what_has_all_arrived_leaves_the_connection_readable(
     imap_server: ScriptedImap, imap: ImapConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STREAM_HIGH_WATER", 20_000)
+    monkeypatch.setattr(streaming, "STREAM_HIGH_WATER", 20_000)
     imap_server.on("UID FETCH", streamed(b"x" * 20_000))
 
     async with imap.streaming(FETCH) as stream:

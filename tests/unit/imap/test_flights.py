@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import date
 
@@ -11,11 +12,13 @@ import pytest
 from cbemail.errors import FolderNotFound
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
+from cbemail.imap.folders import delete_folder
 from cbemail.imap.messages import Aside, fetch, is_unchanged, search, store_flags
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import FLAGGED, INBOX, SEEN, FolderPath, Uid, UidSet
 from cbemail.imap.search import SearchFilter, SearchProgram, compile_search
 from cbemail.imap.selecting import select
+from cbemail.imap.sync import resync
 from tests.fakes import script
 from tests.fakes.fault_proxy import STALL, FaultProxy
 from tests.fakes.imap_folders import CannedFolder
@@ -92,18 +95,6 @@ async def test_a_folder_selected_by_the_way_is_as_well_known_as_any(
     assert by_the_way == selected
 
 
-async def test_a_connection_with_another_folder_selected_selects_before_it_reads(
-    imap_server: ScriptedImap, inbox: CannedFolder, make_pool: MakePool
-) -> None:
-    pool = make_pool()
-    async with pool.lease(JOE, FolderPath("Sent")):
-        pass
-
-    async with pool.lease(JOE, INBOX, lazily=True) as imap:
-        assert imap.selected is not None
-        assert imap.selected.path == INBOX
-
-
 async def test_a_select_that_is_refused_takes_what_was_sent_behind_it_and_no_more(
     imap_server: ScriptedImap, make_pool: MakePool
 ) -> None:
@@ -142,6 +133,162 @@ async def test_a_lease_that_read_nothing_leaves_nothing_to_select(
         await fetch(imap, UIDS, b"FLAGS")
 
     assert b"Nowhere" not in bytes(imap_server.received)
+
+
+# ---- from one folder to another
+
+
+SENT = FolderPath("Sent")
+OLD_NEWS = b"* 2 EXPUNGE\r\n* 2 FETCH (UID 2 FLAGS (\\Deleted))\r\n* 7 EXISTS\r\n"
+
+
+@pytest.fixture
+async def elsewhere(make_pool: MakePool) -> ImapPool:
+    """Its one connection is kept warm with Sent selected."""
+    pool = make_pool(per_session=1)
+    async with pool.lease(JOE, SENT):
+        pass
+    return pool
+
+
+async def test_another_folder_is_selected_in_the_flight_of_what_is_read_of_it(
+    imap_server: ScriptedImap, proxy: FaultProxy, make_pool: MakePool, open_to: Open
+) -> None:
+    async def connect(_: SessionId) -> ImapConnection:
+        return await open_to(proxy)
+
+    pool = make_pool(connect=connect)
+    async with pool.lease(JOE, SENT):
+        pass
+    proxy.down.fail(STALL)
+
+    async def read() -> None:
+        async with pool.lease(JOE, INBOX, lazily=True) as imap:
+            await search(imap, ALL, Aside(UIDS))
+
+    reading = asyncio.create_task(read())
+    await imap_server.heard("NOOP")
+    reading.cancel()
+
+    assert verbs(imap_server) == [b"SELECT", b"SELECT", b"UID FETCH", b"UID SEARCH", b"NOOP"]
+
+
+@pytest.mark.parametrize("boundary", [b"", b"* OK [CLOSED] done with it\r\n"])
+async def test_what_is_still_said_of_the_folder_before_is_not_taken_for_the_new_ones(
+    imap_server: ScriptedImap, inbox: CannedFolder, elsewhere: ImapPool, boundary: bytes
+) -> None:
+    imap_server.on('SELECT "INBOX"', (OLD_NEWS + boundary, NORMAL))
+    imap_server.on("UID FETCH", UNCHANGED)
+    aside = Aside(UIDS, modseq=5)
+
+    async with elsewhere.lease(JOE, INBOX, lazily=True) as imap:
+        found = await search(imap, ALL, aside)
+        by_the_way = imap.selected
+        imap_server.on('SELECT "INBOX"', NORMAL)
+        selected = await select(imap, INBOX)
+
+    assert (list(found), aside.rows) == (UIDS, {})
+    assert by_the_way == selected
+    assert imap_server.count("UID SEARCH") == 1
+
+
+async def test_codes_that_are_still_said_of_the_folder_before_are_not_taken_for_the_new_ones(
+    imap_server: ScriptedImap, inbox: CannedFolder, elsewhere: ImapPool
+) -> None:
+    imap_server.on('SELECT "INBOX"', (b"* OK [UIDVALIDITY 99] of the one before\r\n", NORMAL))
+
+    async with elsewhere.lease(JOE, INBOX, lazily=True) as imap:
+        await search(imap, ALL)
+
+        assert imap.selected is not None
+        assert imap.selected.uid_validity == 1
+
+
+async def test_what_comes_behind_the_select_has_the_search_made_again(
+    imap_server: ScriptedImap, inbox: CannedFolder, elsewhere: ImapPool
+) -> None:
+    def arrive(_: bytes) -> script.Reply:
+        inbox.add(b"Subject: three\r\n\r\n")
+        return b"* SEARCH 1 2\r\n* 3 EXISTS\r\n{tag} OK searched\r\n"
+
+    imap_server.on("UID SEARCH", arrive, NORMAL)
+
+    async with elsewhere.lease(JOE, INBOX, lazily=True) as imap:
+        found = await search(imap, ALL)
+
+    assert list(found) == [1, 2, 3]
+
+
+async def test_answers_from_a_folder_that_should_not_be_selected_any_more_count_for_nothing(
+    imap_server: ScriptedImap, inbox: CannedFolder, elsewhere: ImapPool
+) -> None:
+    imap_server.folders["Sent"].add(b"Subject: sent\r\n\r\n")
+    refusal = b"* 1 EXISTS\r\n{tag} NO [NONEXISTENT] and so we stay where we are\r\n"
+    imap_server.on('SELECT "Nowhere"', refusal)
+    aside = Aside(UIDS)
+
+    with pytest.raises(FolderNotFound):
+        async with elsewhere.lease(JOE, FolderPath("Nowhere"), lazily=True) as imap:
+            await search(imap, ALL, aside)
+    async with elsewhere.lease(JOE, INBOX, lazily=True) as imap:
+        found = await search(imap, ALL)
+
+    assert imap_server.count("UID SEARCH") == 2  # the first was answered, too
+    assert (list(found), aside.rows) == (UIDS, {})
+    assert imap_server.connections == 1
+
+
+async def test_a_folder_that_is_spelled_otherwise_is_read_and_not_the_one_before(
+    imap_server: ScriptedImap, elsewhere: ImapPool
+) -> None:
+    imap_server.folders["Entwürfe"] = CannedFolder()
+    imap_server.folders["Entwürfe"].add(b"Subject: one\r\n\r\n")
+    imap_server.on('SELECT "Entw&', b"{tag} NO we stay where we are\r\n")
+
+    async with elsewhere.lease(JOE, FolderPath("Entwürfe"), lazily=True) as imap:
+        found = await search(imap, ALL)
+
+    assert found.count == 1
+
+
+async def test_what_was_answered_ahead_of_the_select_is_asked_for_again(
+    imap_server: ScriptedImap, inbox: CannedFolder, elsewhere: ImapPool
+) -> None:
+    def answer_ahead(_: bytes) -> script.Reply:
+        ((name, number),) = re.findall(rb"([A-Z]+)(\d+) SELECT \"INBOX\"", imap_server.received)
+        return (b"* SEARCH 7\r\n%b%d OK searched\r\n" % (name, int(number) + 1), NORMAL)
+
+    imap_server.on('SELECT "INBOX"', answer_ahead)
+    imap_server.on("UID SEARCH", b"", NORMAL)
+
+    async with elsewhere.lease(JOE, INBOX, lazily=True) as imap:
+        found = await search(imap, ALL)
+
+    assert list(found) == UIDS
+
+
+async def test_a_lease_that_read_nothing_has_left_the_folder_before_selected(
+    imap_server: ScriptedImap, inbox: CannedFolder, elsewhere: ImapPool
+) -> None:
+    async with elsewhere.lease(JOE, INBOX, lazily=True) as imap:
+        imap.capabilities |= {"QRESYNC"}
+
+    async with elsewhere.lease(JOE) as imap:
+        await resync(imap, INBOX)
+
+    assert verbs(imap_server) == [b"SELECT", b"UNSELECT", b"ENABLE", b"SELECT"]
+
+
+async def test_a_folder_is_left_before_it_is_deleted_also_where_another_was_to_be_read(
+    imap_server: ScriptedImap, elsewhere: ImapPool
+) -> None:
+    async with elsewhere.lease(JOE, INBOX, lazily=True):
+        pass
+
+    async with elsewhere.lease(JOE) as imap:
+        await delete_folder(imap, SENT)
+
+    assert verbs(imap_server)[:3] == [b"SELECT", b"UNSELECT", b"DELETE"]
 
 
 # ---- asking on a guess

@@ -17,7 +17,7 @@ from cbemail.errors import (
     UpstreamUnavailable,
 )
 from cbemail.ids import SessionId
-from cbemail.imap import pool as module
+from cbemail.imap import slots as module
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.messages import append, fetch, fetch_command, store_flags
 from cbemail.imap.pool import ImapPool
@@ -81,8 +81,8 @@ async def lent(pool: ImapPool, *sessions: SessionId) -> AsyncIterator[list[ImapC
 
 def nothing_but_idle(pool: ImapPool, idle: int) -> bool:
     """The books are balanced, outside and inside."""
-    live = sum(slot.live for slot in pool._slots.values())
-    return pool.statistics() == PoolStatistics(0, idle, 0) and live == pool._total == idle
+    live = sum(slot.live for slot in pool._slots._by_session.values())
+    return pool.statistics() == PoolStatistics(0, idle, 0) and live == pool._slots._total == idle
 
 
 # ---- nothing is lent after an interrupted command
@@ -440,7 +440,7 @@ async def test_an_unused_connection_is_closed_when_its_time_is_up(
     await imap_server.heard("LOGOUT")
 
     assert nothing_but_idle(pool, 0)
-    assert pool._slots == {}
+    assert pool._slots._by_session == {}
 
 
 async def test_zero_seconds_mean_a_connection_for_each_lease(
@@ -452,7 +452,7 @@ async def test_zero_seconds_mean_a_connection_for_each_lease(
 
     assert imap_server.connections == 6
     assert nothing_but_idle(pool, 0)
-    assert pool._slots == {}
+    assert pool._slots._by_session == {}
 
 
 async def test_a_connection_that_is_in_use_does_not_expire(
@@ -610,7 +610,7 @@ async def test_a_login_that_fails_is_told_to_all_who_wait_and_tried_once(
 
     assert results == [error] * 10
     assert door.knocks == 1
-    assert pool._slots == {}
+    assert pool._slots._by_session == {}
 
 
 async def test_logins_that_fail_side_by_side_are_told_to_all_who_wait(
@@ -747,7 +747,7 @@ async def test_where_others_use_up_the_limit_one_login_is_tried_and_all_are_told
 
     assert {type(result) for result in results} == {Overloaded}
     assert imap_server.connections == 1
-    pool._forget_bound(pool._slots[JOE])
+    pool._slots._forget_bound(pool._slots._by_session[JOE])
     await use(pool)
     assert nothing_but_idle(pool, 1)
 
@@ -766,7 +766,7 @@ async def test_what_a_session_has_idle_is_closed_with_it(
 
     await imap_server.heard("LOGOUT")
     assert nothing_but_idle(pool, 1)
-    assert list(pool._slots) == [ANN]
+    assert list(pool._slots._by_session) == [ANN]
 
 
 async def test_what_is_lent_when_its_session_ends_is_closed_when_it_comes_back(
@@ -843,7 +843,7 @@ async def test_a_closed_pool_lends_nothing_and_keeps_nothing(
 
     await imap_server.heard("LOGOUT", times=3)
     assert nothing_but_idle(pool, 0)
-    assert pool._slots == {}
+    assert pool._slots._by_session == {}
 
 
 # ---- adopted, deselected
@@ -884,7 +884,7 @@ async def test_a_connection_that_died_meanwhile_is_not_adopted(
     pool.adopt(JOE, dead)
 
     assert nothing_but_idle(pool, 0)
-    assert pool._slots == {}
+    assert pool._slots._by_session == {}
 
 
 async def test_a_folder_about_to_go_is_selected_nowhere_any_more(
