@@ -78,7 +78,7 @@ cov: install ## the tests, and which branches they miss
 	$(BIN)/coverage report
 
 servers: ## the servers the tests start, installed where missing
-	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx chromium=chromium chromedriver=chromium-driver systemd-analyze=systemd unshare=util-linux ip=iproute2 dnsmasq=dnsmasq-base
+	@.ci/install-packages dovecot=dovecot-imapd postfix=postfix nginx=nginx chromium=chromium chromedriver=chromium-driver systemd-analyze=systemd unshare=util-linux ip=iproute2 iptables=iptables dnsmasq=dnsmasq-base strace=strace
 	@.ci/unpack-packages /opt/cyrus usr/lib/cyrus/bin/imapd cyrus-imapd
 
 image: ## the image of deploy/, built and run without a container engine; needs root

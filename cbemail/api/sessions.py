@@ -203,7 +203,7 @@ async def check_session(call: Call[object, None]) -> Response:
     """Log in to both servers now, and say how they answer."""
     session = call.session
     attempt = call.services.limits.begin_login(session.imap, session.smtp)
-    health = await call.services.sessions.check(session.id)
+    health = await call.services.sessions.credentials.check(session.id)
     working = health.imap.ok + health.smtp.ok
     if working == 2:
         attempt.succeed()

@@ -43,9 +43,9 @@ from cbemail.store.batch_records import (
     BatchRecord,
     BatchState,
 )
-from cbemail.store.batches import BatchRepository
 from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
 from cbemail.store.repository import Repository
+from cbemail.store.staged_batches import StagedBatches
 from cbemail.turns import off_the_loop
 
 log = logging.getLogger(__name__)
@@ -86,14 +86,14 @@ class Acceptance:
 
     def __init__(
         self,
-        batches_repository: BatchRepository,
+        staged: StagedBatches,
         repository: Repository,
         dispatch: Dispatch,
         backlog: Backlog,
         vault: Vault,
         clock: Clock,
     ) -> None:
-        self._store = batches_repository
+        self._staged = staged
         self._repository = repository
         self._dispatch = dispatch
         self._backlog = backlog
@@ -187,7 +187,7 @@ class Acceptance:
         secret = BatchKey.new()
         record = await self._begin(batch, secret)
         try:
-            await Staging(self._store, record, secret, batch.template).fill(sieve)
+            await Staging(self._staged, record, secret, batch.template).fill(sieve)
             sieve.require_some()
         except BaseException:
             await self._discard(record)
@@ -210,7 +210,7 @@ class Acceptance:
             created_at=now,
             send_at=batch.send_at if batch.send_at is not None and batch.send_at > now else None,
         )
-        return structs.replace(record, number=await self._store.add_batch(record))
+        return structs.replace(record, number=await self._staged.begin(record))
 
     async def _publish(
         self, staged: BatchRecord, sieve: Sieve, key: IdempotencyKey | None, render: Render
@@ -227,7 +227,7 @@ class Acceptance:
         room = self._backlog.room(record.session_id, record.kind, sieve.fit)
         try:
             with room, CancelScope(shield=True):
-                taken = await self._store.publish(
+                taken = await self._staged.publish(
                     record.number, state=state, key=claim, answer=answer
                 )
                 if taken is None:
@@ -243,7 +243,7 @@ class Acceptance:
     async def _discard(self, record: BatchRecord) -> None:
         with move_on_after(_DISCARD_SECONDS, shield=True):
             try:
-                await self._store.discard(record.number)
+                await self._staged.discard(record.number)
             except CbemailError as error:
                 log.warning("%s is left to the next start to discard: %s", record.id, error.code)
 

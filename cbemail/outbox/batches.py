@@ -5,7 +5,7 @@ from cbemail.ids import SessionId
 from cbemail.outbox.batch import BatchView, MessageView
 from cbemail.outbox.dispatch import Dispatch
 from cbemail.outbox.live import LiveBatch, view_of
-from cbemail.outbox.outbox import SendResult
+from cbemail.outbox.send_result import SendResult
 from cbemail.outbox.views import counts_of, message_view, send_result
 from cbemail.store.batch_records import BatchKind, BatchRecord
 from cbemail.store.batches import BatchRepository

@@ -70,9 +70,8 @@ class Courier:
         try:
             while not supply.stopping and not self._batch.ended:
                 self._batch.nudged.clear()
-                if (
-                    not supply.goes_on
-                ):  # paused: it goes on here, if that ends before the last sender does
+                if not supply.goes_on:
+                    # Paused: it goes on here, if that ends before the last sender does.
                     await self._sender.give_back(supply.take_all())
                     if not self._sending:
                         break
@@ -80,9 +79,8 @@ class Courier:
                     continue
                 await self._refill()
                 if supply and supply.seconds_to_next_day() > 0:
-                    if (
-                        not self._sending
-                    ):  # what they have may go yet, and a pause would put it back
+                    # What senders have may go yet, and a pause would put it back.
+                    if not self._sending:
                         self._keep_to_the_day()
                 elif supply.may_begin:
                     self._engage()

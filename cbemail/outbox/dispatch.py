@@ -17,6 +17,7 @@ from cbemail.clock import Clock
 from cbemail.errors import CbemailError, CredentialsStale
 from cbemail.ids import SessionId
 from cbemail.outbox.batch import Rejection
+from cbemail.outbox.batch_states import BatchStates
 from cbemail.outbox.chores import Chores, tolerantly
 from cbemail.outbox.courier import Courier
 from cbemail.outbox.filing import Filing
@@ -81,6 +82,7 @@ class Dispatch:
     ) -> None:
         self._repository = repository
         self._sessions = sessions
+        self._states = BatchStates(repository, clock)
         self._seals = Seals(repository, vault)
         self._upstreams = upstreams
         self._clock = clock
@@ -97,9 +99,7 @@ class Dispatch:
         self._reconciler = Reconciler(repository, sent, self.find, clock, policy.reconcile)
         self._reconciling: set[asyncio.Task[None]] = set()  # the one, once started
         self.draining = asyncio.Event()
-        self.troubled: set[str] = (
-            set()
-        )  # batches whose courier has failed, and is to be started again
+        self.troubled: set[str] = set()  # batches whose courier failed, and is to be started again
 
     # ---- the whole
 
@@ -112,7 +112,7 @@ class Dispatch:
         for record in records:
             live = self.take_up(record, counts[record.number], rejections[record.number])
             if record.paused_reason == KEY_LOST and self._seals.opens(record):
-                self._chores.begin(self._unpause(live))
+                self._chores.begin(self._states.resume(live))
         for record in await self._repository.load_undecided():
             self._reconciler.arm(record)
         self._reconciling = {asyncio.create_task(self._reconciler.run())}
@@ -212,55 +212,7 @@ class Dispatch:
         """The session has new credentials: what waited for them goes on."""
         for live in self.of_session(session_id):
             if live.record.paused_reason == CREDENTIALS_STALE:
-                self._chores.begin(self._unpause(live))
-
-    async def move(
-        self,
-        live: LiveBatch,
-        state: BatchState,
-        *,
-        only_from: Collection[BatchState],
-        started_at: datetime | None = None,
-        finished_at: datetime | None = None,
-        paused_reason: str | None = None,
-    ) -> bool:
-        """Put a batch into a state, on disk first, if it is in one that leads there; say whether it was.
-
-        For who holds ``live.course``: what is decided under it holds when it is carried out.
-        """
-        if live.record.state not in only_from:
-            return False
-        started_at = live.record.started_at or started_at
-        await self._repository.set_state(
-            live.number,
-            state,
-            started_at=started_at,
-            finished_at=finished_at,
-            paused_reason=paused_reason,
-        )
-        live.change(
-            state=state,
-            started_at=started_at,
-            finished_at=finished_at,
-            paused_reason=paused_reason,
-            paused_until=None,
-        )
-        live.nudged.set()
-        return True
-
-    async def unpause(self, live: LiveBatch) -> None:
-        """Go on with what was paused: when it is due, if it was not before. For who holds ``live.course``."""
-        send_at = live.record.send_at
-        if send_at is not None and send_at > self._clock():
-            state = BatchState.SCHEDULED
-        else:
-            state = BatchState.RUNNING if live.record.started_at else BatchState.QUEUED
-        if await self.move(live, state, only_from={BatchState.PAUSED}):
-            live.expect(self._clock())
-
-    async def _unpause(self, live: LiveBatch) -> None:
-        async with live.course:
-            await self.unpause(live)
+                self._chores.begin(self._states.resume(live))
 
     def _drop(self, live: LiveBatch) -> None:
         self._lives.pop(live.record.id, None)
@@ -309,16 +261,16 @@ class Dispatch:
                 if seconds > 0:
                     await self._sleep(live, seconds)
                 else:
-                    await self._advance(live, BatchState.SCHEDULED, BatchState.QUEUED)
+                    await self._states.advance(live, BatchState.SCHEDULED, BatchState.QUEUED)
             case BatchState.PAUSED:
                 until = record.paused_until
                 seconds = self._seconds_until(until) if until else LONGEST_SLEEP
                 if seconds > 0:
                     await self._sleep(live, seconds)
                 else:
-                    await self._unpause(live)
+                    await self._states.resume(live)
             case BatchState.QUEUED:
-                await self._advance(live, BatchState.QUEUED, BatchState.RUNNING)
+                await self._states.advance(live, BatchState.QUEUED, BatchState.RUNNING)
             case BatchState.RUNNING:
                 await self._run(live)
             case _:
@@ -327,18 +279,13 @@ class Dispatch:
     def _seconds_until(self, moment: datetime | None) -> float:
         return (moment - self._clock()).total_seconds() if moment is not None else 0.0
 
-    async def _advance(self, live: LiveBatch, old: BatchState, new: BatchState) -> None:
-        started_at = self._clock() if new is BatchState.RUNNING else None
-        async with live.course:
-            await self.move(live, new, only_from={old}, started_at=started_at)
-
     async def _run(self, live: LiveBatch) -> None:
         try:
             key = self.key_of(live.record)
         except CredentialsStale:
             log.error("%s cannot be opened with the present SECRET_KEY", live.record.id)  # noqa: TRY400 - no traceback: nothing more to learn
             async with live.course:
-                await self.move(
+                await self._states.move(
                     live,
                     BatchState.PAUSED,
                     only_from={BatchState.QUEUED, BatchState.RUNNING},
@@ -361,23 +308,10 @@ class Dispatch:
             await courier.run()
         finally:
             del self._couriers[live.number]
-        if await self._complete(live):
+        if await self._states.complete(live):
             return
         if live.may_send and live.due_at is None:
             await self._sleep(live, LONGEST_SLEEP)  # a message is uncertain, and may be sent again
-
-    async def _complete(self, live: LiveBatch) -> bool:
-        """End a batch of which nothing is left to send; decided and done in one, or a retry would come in between."""
-        async with live.course:
-            if live.unsettled or not live.may_send:
-                return False
-            await self._repository.fold()
-            return await self.move(
-                live,
-                BatchState.COMPLETED,
-                only_from={BatchState.QUEUED, BatchState.RUNNING},
-                finished_at=self._clock(),
-            )
 
     async def _sleep(self, live: LiveBatch, seconds: float) -> None:
         """Until the batch is changed, or that time is over; at shutdown both have happened."""
@@ -400,29 +334,16 @@ class Dispatch:
             if each.may_send:
                 each.change(state=BatchState.PAUSED, paused_reason=reason, paused_until=until)
                 each.nudged.set()
-                self._chores.begin(self._keep_pause(each))
+                self._chores.begin(self._states.keep_pause(each))
 
     def _refused(self, live: LiveBatch, connection: SubmissionConnection) -> None:
         """The server no longer takes the login of a connection. Where the session has another by now, or an access
         token that can be renewed, that is next."""
-        session_id = live.record.session_id
-        if self._sessions.is_current(session_id, connection):
-            if not self._sessions.may_renew(session_id):
+        session_id, credentials = live.record.session_id, self._sessions.credentials
+        if credentials.is_current(session_id, connection):
+            if not credentials.may_renew(session_id):
                 self._halt(live, CREDENTIALS_STALE, None)
-            self._chores.begin(self._sessions.refused(session_id, connection))
-
-    async def _keep_pause(self, live: LiveBatch) -> None:
-        """Have on disk what a halt has changed here; unless something else has come meanwhile."""
-        async with live.course:
-            record = live.record
-            if record.state is BatchState.PAUSED:
-                await self._repository.set_state(
-                    live.number,
-                    BatchState.PAUSED,
-                    started_at=record.started_at,
-                    paused_reason=record.paused_reason,
-                    paused_until=record.paused_until,
-                )
+            self._chores.begin(credentials.refused(session_id, connection))
 
     async def _settled(self, live: LiveBatch, job: Job, events: Sequence[MessageEvent]) -> None:
         states = {event.state for event in events}

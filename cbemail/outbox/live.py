@@ -51,18 +51,15 @@ class LiveBatch:
         self.rejections = list(rejections)
         self.held: dict[int, MessageRow] = {}
         self.hold: Hold | None = None
-        self.due_at: datetime | None = (
-            clock()
-        )  # when a claim may find something; None: nothing waits
+        self.due_at: datetime | None = clock()  # of what a claim may find; None: nothing waits
         self.nudged = asyncio.Event()  # something the courier should look at
         self.course = asyncio.Lock()  # held by who changes the state: on disk, and then here
         self.filed: set[int] = set()  # messages of which a copy is in Sent
         self.over = False  # nothing more becomes of it
         self.bucket = _bucket_of(record)
         self._counts = {state: counts.get(state, 0) for state in SendState}
-        self.waiting = self.count(
-            *_WAITING
-        )  # messages that have yet to go out; kept, since it is asked for often
+        # Messages that have yet to go out; kept, since it is asked for often.
+        self.waiting = self.count(*_WAITING)
         self._clock = clock
         self._throughput = _Throughput()
         self._watchers: set[asyncio.Event] = set()

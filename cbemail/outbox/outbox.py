@@ -16,34 +16,17 @@ import msgspec
 from msgspec import Struct, structs
 
 from cbemail.clock import Clock
-from cbemail.errors import (
-    CbemailError,
-    CredentialsStale,
-    PayloadTooLarge,
-    RateLimited,
-    RecipientsRejected,
-    Refusal,
-    SendNotFound,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from cbemail.errors import CbemailError, RateLimited, SendNotFound
 from cbemail.ids import OutboxId, SessionId, new_outbox_id
 from cbemail.outbox.idempotency import IdempotencyKey, SealedAnswers, still_running
-from cbemail.outbox.sent import Original, Saved, SentFolder
+from cbemail.outbox.send_result import SendResult, result_of
+from cbemail.outbox.sent import Original, SentFolder
 from cbemail.outbox.upstreams import Upstreams
 from cbemail.sessions.vault import Vault, VaultError
 from cbemail.smtp.envelope import Envelope
-from cbemail.smtp.outcome import (
-    Accepted,
-    Interruption,
-    NotSent,
-    Outcome,
-    Refused,
-    RefusedRecipient,
-    Uncertain,
-)
+from cbemail.smtp.outcome import Accepted, Interruption, NotSent, Outcome, Refused
 from cbemail.smtp.pool import SmtpPool
-from cbemail.smtp.replies import Phase, Reply, Verdict
+from cbemail.smtp.replies import Verdict
 from cbemail.store.records import (
     IdempotencyRecord,
     IdempotentAnswer,
@@ -56,28 +39,6 @@ from cbemail.store.repository import Repository
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 60.0  # a transaction still running then is answered as `sending`, and goes on
-RESPONSE_CHARACTERS = 500  # of the server's final reply, which holds its queue id
-
-
-class Rejected(Struct, frozen=True):
-    """A recipient that does not get the message. ``status`` is None where no server's reply decided that."""
-
-    address: str
-    status: int | None
-    enhanced: str | None
-    detail: str
-
-
-class SendResult(Struct, frozen=True):
-    """A message sent, or being sent. ``response`` is the server's final reply; ``saved`` where the copy in Sent is."""
-
-    id: OutboxId
-    state: SendState
-    message_id: str
-    accepted: list[str] = []
-    rejected: list[Rejected] = []
-    response: str | None = None
-    saved: Saved | None = None
 
 
 class Submission(Struct, frozen=True):
@@ -212,7 +173,7 @@ class Outbox:
     ) -> SendResult:
         try:
             outcome = await self._submit(submission)
-            result = _result(outbox_id, submission, outcome)
+            result = result_of(outbox_id, submission.message_id, outcome)
         except CbemailError as error:
             log.info("%s was not sent: %s", outbox_id, error.code)
             await self._give_up(outbox_id, submission, key)
@@ -335,9 +296,8 @@ class Outbox:
     ) -> None:
         del self._running[outbox_id]
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(
-            error, CbemailError
-        ):  # else it is somebody's answer
+        # An error of ours that has a code is somebody's answer.
+        if error is not None and not isinstance(error, CbemailError):
             log.error("sending %s failed", outbox_id, exc_info=error)
 
 
@@ -354,82 +314,9 @@ def _require_allowance(seconds: float) -> None:
         )
 
 
-# ---- outcomes
-
-
 def _is_lost(outcome: Outcome) -> bool:
     return isinstance(outcome, NotSent) and outcome.reason is Interruption.LOST
 
 
 def _is_login_refused(outcome: Outcome) -> bool:
     return isinstance(outcome, Refused) and outcome.verdict is Verdict.CREDENTIALS
-
-
-def _result(outbox_id: OutboxId, submission: Submission, outcome: Outcome) -> SendResult:
-    """The outcome as a result, or as the error it is when nobody gets the message."""
-    match outcome:
-        case Accepted(recipients, refused, reply):
-            return SendResult(
-                id=outbox_id,
-                state=SendState.SENT,
-                message_id=submission.message_id,
-                accepted=list(recipients),
-                rejected=[Rejected(*_refusal(r)) for r in refused],
-                response=_shown(reply),
-            )
-        case Uncertain(_, refused, _):
-            return SendResult(
-                id=outbox_id,
-                state=SendState.UNCERTAIN,
-                message_id=submission.message_id,
-                rejected=[Rejected(*_refusal(r)) for r in refused],
-            )
-        case NotSent(reason, phase):
-            raise _not_sent(reason, phase)
-        case Refused():
-            raise _refused(outcome)
-
-
-def _refusal(refused: RefusedRecipient) -> Refusal:
-    reply = refused.reply
-    return Refusal(refused.address, reply.code, reply.enhanced, refused.detail)
-
-
-def _shown(reply: Reply) -> str:
-    """The final reply on one line, without what no text should hold."""
-    line = f"{reply.code} {' '.join(reply.text.split())}"
-    return "".join(c for c in line if c.isprintable())[:RESPONSE_CHARACTERS]
-
-
-def _not_sent(reason: Interruption, phase: Phase) -> CbemailError:
-    if reason is Interruption.TIMEOUT:
-        return UpstreamTimeout(
-            "The SMTP server did not answer in time; the message was not sent.",
-            protocol="smtp",
-            command=phase,
-            retry_after=30,
-        )
-    return UpstreamUnavailable(
-        "The SMTP server broke off; the message was not sent.",
-        protocol="smtp",
-        command=phase,
-        retry_after=10,
-    )
-
-
-def _refused(outcome: Refused) -> CbemailError:
-    """A reply refused the message for everybody: what that is to the caller."""
-    sentence = f"The message was not sent. {outcome.detail}"
-    match outcome.verdict:
-        case Verdict.CREDENTIALS:
-            return CredentialsStale(
-                "The SMTP server no longer accepts this session's login.", protocol="smtp"
-            )
-        case Verdict.MESSAGE_TOO_BIG:
-            return PayloadTooLarge(sentence)
-        case Verdict.ACCOUNT | Verdict.THROTTLED:
-            return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
-        case Verdict.DEFERRED if outcome.phase is not Phase.RCPT:
-            return UpstreamUnavailable(sentence, protocol="smtp", retry_after=60)
-    refusals = [_refusal(refused) for refused in outcome.recipients]
-    return RecipientsRejected("The mail server refused every recipient.", refusals)

@@ -25,9 +25,8 @@ from cbemail.turns import Turn
 
 PIECE = 250  # recipients: a few milliseconds of work
 CHUNK = 2_000  # rows of a file that are read at once
-MAX_JSON = (
-    192 * 1024
-)  # octets of one recipient: all escapes, it still has what may be stored of it at most
+# Octets of one recipient: all escapes, it still has what may be stored of it at most.
+MAX_JSON = 192 * 1024
 MAX_VARIABLES = 200
 MAX_NESTING = 20  # lists and objects in one another; a reader of what is stored has no deeper stack
 MAX_ADDRESSES = 100  # of one recipient; each becomes a row, with all the variables

@@ -121,9 +121,8 @@ class Sieve:
             detail = f"All that is known of a recipient has at most {MAX_RECIPIENT:,} octets."
             return _unfit(entry, "too-large", detail)
         if self._seen is not None:
-            self._seen[digest[0]].add(
-                digest
-            )  # only now: the address of one that is refused may come again
+            # Only now: the address of one that is refused may come again.
+            self._seen[digest[0]].add(digest)
         return Fit(entry, mailboxes, recipient)
 
     def _recipient(self, entry: Entry, mailbox: str) -> bytes | None:

@@ -19,13 +19,12 @@ from cbemail.outbox.recipients import Unfit
 from cbemail.outbox.sealing import SEAL_OCTETS, BatchKey
 from cbemail.outbox.sieve import Fit, Sieve, recipient_of
 from cbemail.store.batch_records import LARGEST_VALUE, BatchRecord, NewMessageRow
-from cbemail.store.batches import BatchRepository
 from cbemail.store.records import SendState
+from cbemail.store.staged_batches import StagedBatches
 from cbemail.turns import Turn, off_the_loop
 
-MAX_OCTETS = (
-    2 << 30
-)  # of a batch on disk: column names are written once in a file, and here for every recipient
+# Of a batch on disk: column names are written once in a file, and here for every recipient.
+MAX_OCTETS = 2 << 30
 _ROWS = 2_000  # a transaction; half as many cost half as much again, each
 _CONTENTS = 100
 _GROUP_OCTETS = 4 << 20
@@ -45,12 +44,12 @@ class Staging:
 
     def __init__(
         self,
-        store: BatchRepository,
+        staged: StagedBatches,
         record: BatchRecord,
         key: BatchKey,
         template: MessageTemplate | None,
     ) -> None:
-        self._store = store
+        self._staged = staged
         self._batch = record.number
         self._key = key
         self._template = template
@@ -153,9 +152,9 @@ class Staging:
         self._waiting = 0
         small = [(number, 0, pieces[0]) for number, pieces in contents if len(pieces) == 1]
         if small:
-            await self._store.add_contents(self._batch, small)
+            await self._staged.add_contents(self._batch, small)
         for number, pieces in contents:
             if len(pieces) > 1:
-                await self._store.add_content(self._batch, number, pieces)
+                await self._staged.add_content(self._batch, number, pieces)
         if rows:
-            await self._store.add_messages(self._batch, rows)
+            await self._staged.add_messages(self._batch, rows)

@@ -12,10 +12,11 @@ from cbemail.errors import BatchStateConflict
 from cbemail.ids import SessionId
 from cbemail.outbox.backlog import Backlog
 from cbemail.outbox.batch import WAITING, BatchView
+from cbemail.outbox.batch_states import BatchStates
 from cbemail.outbox.batches import Batches
 from cbemail.outbox.dispatch import Dispatch
 from cbemail.outbox.live import LiveBatch
-from cbemail.outbox.outbox import SendResult
+from cbemail.outbox.send_result import SendResult
 from cbemail.store.batch_records import BatchKind, BatchRecord, BatchState
 from cbemail.store.batches import BatchRepository
 from cbemail.store.records import SendState
@@ -38,6 +39,7 @@ class Steering:
         clock: Clock,
     ) -> None:
         self._repository = repository
+        self._states = BatchStates(repository, clock)
         self._dispatch = dispatch
         self._batches = batches
         self._backlog = backlog
@@ -84,7 +86,7 @@ class Steering:
         async with live.course:
             if live.record.state not in _UNDER_WAY:
                 raise _conflict(live.record)
-            await self._dispatch.unpause(live)
+            await self._states.unpause(live)
         return live.view()
 
     # ---- cancel
@@ -186,7 +188,7 @@ class Steering:
         finished_at: datetime | None = None,
         paused_reason: str | None = None,
     ) -> None:
-        moved = await self._dispatch.move(
+        moved = await self._states.move(
             live,
             state,
             only_from=_UNDER_WAY,

@@ -19,9 +19,8 @@ from cbemail.outbox.expressions import (
 )
 from cbemail.outbox.liquid import Liquid
 
-LONGEST = (
-    5 << 20
-)  # characters that values may add to a text: a recipient has 64 KiB, but a template may repeat them
+# Characters that values may add to a text: a recipient has 64 KiB, but a template may repeat them.
+LONGEST = 5 << 20
 
 _SIMPLE = re.compile(
     r"""([^\W\d][\w-]*)(?:\s*\|\s*default\s*:\s*(?:"([^"]*)"|'([^']*)'))?""", re.DOTALL

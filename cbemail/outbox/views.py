@@ -5,8 +5,8 @@ from functools import cache, partial
 
 from cbemail.ids import OutboxId
 from cbemail.outbox.batch import WAITING, Counts, MessageView, state_in
-from cbemail.outbox.outbox import Rejected, SendResult
 from cbemail.outbox.sealing import BatchKey
+from cbemail.outbox.send_result import Rejected, SendResult
 from cbemail.outbox.workshop import open_recipient
 from cbemail.store.batch_records import BatchRecord, MessageRow
 from cbemail.store.records import SendState

@@ -20,12 +20,10 @@ from cbemail.web import Web
 
 log = logging.getLogger(__name__)
 
-AHEAD = timedelta(
-    seconds=60
-)  # of the expiry: time for what begins with the token, and for clocks that differ
-FRESH = timedelta(
-    minutes=5
-)  # a token refused so soon after it was given is not refused for its age
+# Of the expiry: time for what begins with the token, and for clocks that differ.
+AHEAD = timedelta(seconds=60)
+# A token refused so soon after it was given is not refused for its age.
+FRESH = timedelta(minutes=5)
 CLOSING_SECONDS = 3.0
 
 Keep = Callable[[SessionRecord, Login], Awaitable[None]]

@@ -5,20 +5,19 @@ that is cancelled, wherever it is, leaves the count of connections right.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 from types import EllipsisType
-from weakref import WeakValueDictionary
 
 from cbemail.errors import CbemailError, Overloaded, SessionNotFound, UpstreamUnavailable
 from cbemail.ids import SessionId
 from cbemail.metrics import WAIT_SECONDS, Distribution, PoolStatistics, timed
-from cbemail.smtp.circuit import DEFAULT_CIRCUIT, Circuit, CircuitPolicy, was_reached
+from cbemail.smtp.circuit import DEFAULT_CIRCUIT, CircuitPolicy, was_reached
 from cbemail.smtp.connection import SubmissionConnection
+from cbemail.smtp.slots import Host, Hosts, Slot, Waiter
 from cbemail.timing import spent_on
 
 _LOGINS = 2  # of one session under way at once: so few are tried when its password was changed
@@ -27,41 +26,6 @@ _NONE_FREE = "Every connection this session may have to its SMTP server is busy.
 _UNREACHABLE = (
     "The SMTP server could not be reached several times in a row, and is left alone for now."
 )
-
-
-@dataclass(eq=False)
-class _Host:
-    """Who has a connection to one mail host, who waits for one, and whether the host can be reached at all."""
-
-    circuit: Circuit
-    slots: list["_Slot"] = field(default_factory=list)  # idle ones in the order they became idle
-    waiters: deque["_Waiter"] = field(default_factory=deque)
-
-
-@dataclass(eq=False)
-class _Slot:
-    """The right to one connection: being opened, lent out, or idle."""
-
-    session_id: SessionId
-    account: Hashable
-    host: _Host
-    probe: bool = False  # its opening is what an open circuit waits for
-    connection: SubmissionConnection | None = None  # none yet while it is being opened
-    last_used: float = 0.0
-    expiry: asyncio.TimerHandle | None = None  # while it is idle, and only then
-    retiring: bool = False  # its session ended: not to be lent again
-
-    @property
-    def idle(self) -> bool:
-        return self.expiry is not None
-
-
-@dataclass(eq=False)
-class _Waiter:
-    session_id: SessionId
-    account: Hashable
-    patient: bool  # waits for ever: a batch, which nobody is watching
-    granted: asyncio.Future[_Slot]
 
 
 class SmtpPool:
@@ -102,10 +66,7 @@ class SmtpPool:
         self._idle_seconds = idle_seconds
         self._check_after = check_after
         self._acquire_timeout = acquire_timeout
-        self._circuit = circuit
-        # A host is known for as long as somebody has a connection to it, or wants one, or wanted one in vain.
-        self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
-        self._troubled: set[_Host] = set()
+        self._hosts = Hosts(circuit)
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._closed = False
         self.waits = Distribution(WAIT_SECONDS)
@@ -129,7 +90,7 @@ class SmtpPool:
             UpstreamUnavailable: the host is left alone.
             CbemailError: whatever ``connect`` raised, when a new one had to be opened.
         """
-        host = self._host_for(session_id)
+        host = self._hosts.of(self._host_of(session_id))
         seconds = self._acquire_timeout if isinstance(patience, EllipsisType) else patience
         deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
         with spent_on("wait"):
@@ -147,7 +108,13 @@ class SmtpPool:
         have one before, be it another account, a client that waits for the answer to a message of this one, or a batch
         of another session of it that has fewer."""
         host = self._known_host(session_id)
-        if host is None or not host.waiters:
+        if host is None:
+            return False
+        # A batch of the same session, most often the same batch, waits for no more than there is.
+        others = [
+            each for each in host.waiters if not each.patient or each.session_id != session_id
+        ]
+        if not others:
             return False
         full = len(host.slots) >= self._per_host
         account = self._account_of(session_id)
@@ -156,21 +123,21 @@ class SmtpPool:
             not waiter.patient or lent[session_id] > lent[waiter.session_id] + 1
             if waiter.account == account
             else full and self._is_below_limit(waiter.session_id, host)
-            for waiter in host.waiters
+            for waiter in others
             if not waiter.granted.done()
         )
 
     def retry_in(self, session_id: SessionId) -> float | None:
         """Seconds for which the session's host is left alone; None: it may be asked for a connection now."""
-        if not self._troubled:  # asked for every message, and hardly ever a question
+        if not self._hosts.troubled:  # asked for every message, and hardly ever a question
             return None
         host = self._known_host(session_id)
         return None if host is None else host.circuit.retry_in(_now())
 
     async def adopt(self, session_id: SessionId, connection: SubmissionConnection) -> None:
         """Take over a connection that was opened elsewhere: the login that proved a new session's credentials."""
-        host = self._host_for(session_id)
-        self._reached(host)
+        host = self._hosts.of(self._host_of(session_id))
+        self._hosts.reached(host)
         slot = self._take(session_id, host)
         if slot is None or slot.connection is not None:
             self._say_goodbye(connection)
@@ -181,21 +148,21 @@ class SmtpPool:
 
     def statistics(self) -> PoolStatistics:
         """Counts over all sessions and hosts."""
-        slots = self._all_slots()
+        slots = self._hosts.slots()
         idle = sum(slot.idle for slot in slots)
         opening = sum(slot.connection is None for slot in slots)
-        waiting = sum(len(host.waiters) for host in self._hosts.values())
+        waiting = sum(len(host.waiters) for host in self._hosts.all())
         return PoolStatistics(len(slots) - idle - opening, idle, waiting, opening)
 
     @property
     def left_alone(self) -> int:
         """How many hosts could not be reached several times in a row, and are asked for no connection just now."""
         now = _now()
-        return sum(host.circuit.retry_in(now) is not None for host in self._troubled)
+        return sum(host.circuit.retry_in(now) is not None for host in self._hosts.troubled)
 
     def close_session(self, session_id: SessionId) -> None:
         """Let go of a session that ended, or whose login changed. What is lent out finishes first."""
-        for slot in self._all_slots():
+        for slot in self._hosts.slots():
             if slot.session_id == session_id:
                 slot.retiring = True
                 if slot.idle:
@@ -204,9 +171,9 @@ class SmtpPool:
     async def aclose(self) -> None:
         """Lend no more, and say QUIT wherever nothing is under way. What is lent out goes when it comes back."""
         self._closed = True
-        for host in list(self._hosts.values()):
-            _refuse_waiters(host, _shutting_down)
-        for slot in self._all_slots():
+        for host in self._hosts.all():
+            host.refuse_waiters(_shutting_down)
+        for slot in self._hosts.slots():
             if slot.idle:
                 self._remove(slot)
         await asyncio.gather(*self._goodbyes)
@@ -214,8 +181,8 @@ class SmtpPool:
     # ---- the network, before and after decisions
 
     async def _acquire(
-        self, session_id: SessionId, host: _Host, deadline: float | None, *, first: bool = False
-    ) -> _Slot:
+        self, session_id: SessionId, host: Host, deadline: float | None, *, first: bool = False
+    ) -> Slot:
         """A slot, now or when it is our turn: the next turn for who had one, with a dead connection (``first``)."""
         if self._closed:
             raise _shutting_down()
@@ -227,8 +194,8 @@ class SmtpPool:
         seconds = host.circuit.retry_in(_now())
         if seconds is not None:
             raise _left_alone(seconds)
-        granted: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(session_id, self._account_of(session_id), deadline is None, granted)
+        granted: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(session_id, self._account_of(session_id), deadline is None, granted)
         if first:
             host.waiters.appendleft(waiter)
             self._serve(host)  # the place of the dead one may do for another
@@ -236,7 +203,7 @@ class SmtpPool:
             host.waiters.append(waiter)
         return await self._turn_of(waiter, host, deadline)
 
-    async def _turn_of(self, waiter: _Waiter, host: _Host, deadline: float | None) -> _Slot:
+    async def _turn_of(self, waiter: Waiter, host: Host, deadline: float | None) -> Slot:
         try:
             with timed(self.waits):
                 async with asyncio.timeout_at(deadline):
@@ -251,7 +218,7 @@ class SmtpPool:
             if waiter in host.waiters:
                 host.waiters.remove(waiter)
 
-    async def _lives(self, slot: _Slot, connection: SubmissionConnection) -> bool:
+    async def _lives(self, slot: Slot, connection: SubmissionConnection) -> bool:
         """Whether a connection that was idle can be lent; if not, its slot is gone with it."""
         try:
             if connection.is_usable() and (
@@ -265,14 +232,14 @@ class SmtpPool:
         self._remove(slot)
         return False
 
-    async def _open(self, slot: _Slot) -> SubmissionConnection:
+    async def _open(self, slot: Slot) -> SubmissionConnection:
         try:
             with spent_on("smtp"):
                 connection = await self._connect(slot.session_id)
         except CbemailError as error:
             self._learn(slot, error)
             raise
-        self._reached(slot.host)
+        self._hosts.reached(slot.host)
         slot.probe = False
         slot.connection = connection
         self._serve(slot.host)  # one login fewer under way
@@ -285,23 +252,21 @@ class SmtpPool:
 
     # ---- decisions
 
-    def _take(self, session_id: SessionId, host: _Host) -> _Slot | None:
+    def _take(self, session_id: SessionId, host: Host) -> Slot | None:
         """A slot, if the session may have one now. The one place where the limits are."""
-        for slot in [each for each in host.slots if _hung_up(each)]:
+        for slot in [each for each in host.slots if each.hung_up]:
             self._remove(slot)
         account = self._account_of(session_id)
         shared = [slot for slot in host.slots if slot.account == account]
         idle = [slot for slot in shared if slot.idle]
-        idle.sort(
-            key=lambda slot: slot.session_id == session_id
-        )  # those of other sessions go first
+        idle.sort(key=lambda slot: slot.session_id == session_id)  # its own last: they go last
         room = self._limit(session_id) - (len(shared) - len(idle))
         if room <= 0:
             return None
         if idle and idle[-1].session_id == session_id:
             for slot in idle[:-room]:
                 self._remove(slot)
-            _stop_expiry(idle[-1])  # the latest used is the likeliest to live
+            idle[-1].stop_expiry()  # the latest used is the likeliest to live
             return idle[-1]
         opening = sum(slot.connection is None for slot in shared)
         if opening >= _LOGINS or host.circuit.retry_in(_now()) is not None:
@@ -310,13 +275,13 @@ class SmtpPool:
             self._remove(slot)
         return self._new_slot(session_id, host)
 
-    def _new_slot(self, session_id: SessionId, host: _Host) -> _Slot | None:
+    def _new_slot(self, session_id: SessionId, host: Host) -> Slot | None:
         if len(host.slots) >= self._per_host:
             stranger = next((slot for slot in host.slots if slot.idle), None)
             if stranger is None:
                 return None
             self._remove(stranger)
-        slot = _Slot(
+        slot = Slot(
             session_id, self._account_of(session_id), host, probe=host.circuit.let_through()
         )
         host.slots.append(slot)
@@ -327,12 +292,12 @@ class SmtpPool:
             return self._per_session
         return max(1, min(self._limit_of(session_id), self._per_session))
 
-    def _is_below_limit(self, session_id: SessionId, host: _Host) -> bool:
+    def _is_below_limit(self, session_id: SessionId, host: Host) -> bool:
         account = self._account_of(session_id)
         lent = [slot for slot in host.slots if slot.account == account and not slot.idle]
         return len(lent) < self._limit(session_id)
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         """Make a slot idle if its connection can serve again, or free it; either may be what a waiter waits for."""
         host = slot.host
         if self._can_serve_again(slot):
@@ -346,7 +311,7 @@ class SmtpPool:
             self._remove(slot)
         self._serve(host)
 
-    def _can_serve_again(self, slot: _Slot) -> bool:
+    def _can_serve_again(self, slot: Slot) -> bool:
         connection = slot.connection
         own = sum(each.account == slot.account for each in slot.host.slots)
         return (
@@ -358,7 +323,7 @@ class SmtpPool:
             and own <= self._limit(slot.session_id)
         )
 
-    def _serve(self, host: _Host) -> None:
+    def _serve(self, host: Host) -> None:
         """Grant what is free to those who can use it, in their order; who is at their account's limit is passed over."""
         passed: set[SessionId] = set()
         for waiter in list(host.waiters):
@@ -371,75 +336,45 @@ class SmtpPool:
                 host.waiters.remove(waiter)
                 waiter.granted.set_result(slot)
 
-    def _give_back(self, waiter: _Waiter) -> None:
+    def _give_back(self, waiter: Waiter) -> None:
         """Of a waiter that gave up in the very moment its slot was granted."""
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             self._release(granted.result())
 
-    def _remove(self, slot: _Slot) -> None:
-        _stop_expiry(slot)
+    def _remove(self, slot: Slot) -> None:
+        slot.stop_expiry()
         slot.host.slots.remove(slot)
         slot.host.circuit.withdrawn(probe=slot.probe)
         if slot.connection is not None:
             self._say_goodbye(slot.connection)
 
-    def _learn(self, slot: _Slot, error: CbemailError) -> None:
+    def _learn(self, slot: Slot, error: CbemailError) -> None:
         """What an opening that failed says of the host. Who waits for a host that is now left alone need not."""
         host = slot.host
         reached = was_reached(error)
         if reached is None:
             return
         if reached:
-            self._reached(host)
+            self._hosts.reached(host)
         else:
             now = _now()
-            host.circuit.failed(now, probe=slot.probe)
-            self._troubled.add(host)
-            self._troubled = {
-                each for each in self._troubled if not each.circuit.is_forgettable(now)
-            }
+            self._hosts.failed(host, now, probe=slot.probe)
             seconds = host.circuit.retry_in(now)
             if seconds is not None:
-                _refuse_waiters(host, partial(_left_alone, seconds))
+                host.refuse_waiters(partial(_left_alone, seconds))
         slot.probe = False
 
-    def _reached(self, host: _Host) -> None:
-        host.circuit.succeeded()
-        self._troubled.discard(host)
-
-    def _host_for(self, session_id: SessionId) -> _Host:
-        return self._hosts.setdefault(self._host_of(session_id), _Host(Circuit(self._circuit)))
-
-    def _known_host(self, session_id: SessionId) -> _Host | None:
+    def _known_host(self, session_id: SessionId) -> Host | None:
         """None also where the session has ended: to say so is for `lease`."""
         try:
-            return self._hosts.get(self._host_of(session_id))
+            return self._hosts.find(self._host_of(session_id))
         except SessionNotFound:
             return None
-
-    def _all_slots(self) -> list[_Slot]:
-        return [slot for host in self._hosts.values() for slot in host.slots]
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _stop_expiry(slot: _Slot) -> None:
-    if slot.expiry is not None:
-        slot.expiry.cancel()
-        slot.expiry = None
-
-
-def _hung_up(slot: _Slot) -> bool:
-    return slot.idle and slot.connection is not None and not slot.connection.is_usable()
-
-
-def _refuse_waiters(host: _Host, error: Callable[[], CbemailError]) -> None:
-    for waiter in host.waiters:
-        if not waiter.granted.done():
-            waiter.granted.set_exception(error())
 
 
 def _left_alone(seconds: float) -> UpstreamUnavailable:

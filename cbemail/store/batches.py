@@ -1,4 +1,4 @@
-"""The memory of batches: what was accepted, what has become of each recipient. The SQL is in ``sql/queries.sql``."""
+"""The memory of batches that were accepted: what has become of each recipient. The SQL is in ``sql/queries.sql``."""
 
 from asyncio import Event
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 from msgspec import convert
 
-from cbemail.errors import SessionNotFound
 from cbemail.ids import SessionId
 from cbemail.store.batch_records import (
     EARLIER_TRY,
@@ -17,23 +16,21 @@ from cbemail.store.batch_records import (
     BatchState,
     MessageEvent,
     MessageRow,
-    NewMessageRow,
 )
 from cbemail.store.database import Database, Row, Statement
 from cbemail.store.event_journal import EventJournal
-from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
-from cbemail.store.repository import idempotency_record
+from cbemail.store.records import SendState
 
-_PIECES = 64  # of a content, written or read at a time
+_PIECES = 64  # of a content, read at a time
 _INTERRUPTED = "The service stopped while this message was being sent: it may have been delivered."
 
 
 class BatchRepository:
-    """Batches, their contents, their messages and the journal of these, over any `Database`.
+    """Batches once they are published (`StagedBatches`): their contents, their messages and the journal of these, over
+    any `Database`.
 
     A method that changes something returns when the change is on disk. Time is an argument. What belongs to a
-    session goes with it and cannot be added after it: such calls raise `SessionNotFound`. Every method raises
-    `Overloaded` where the database is out of disk or has failed.
+    session goes with it. Every method raises `Overloaded` where the database is out of disk or has failed.
 
     What becomes of a message is appended to a journal, which costs a third of changing its row, and is folded into
     the rows by the hundred (`EventJournal`). Nobody sees the difference: whoever asks for rows has the journal folded
@@ -48,112 +45,6 @@ class BatchRepository:
     def failed(self) -> Event:
         """Set once nothing can be written any more, and the process should exit."""
         return self._database.failed
-
-    # ---- accepting
-
-    async def add_batch(self, record: BatchRecord) -> int:
-        """Begin a batch, whose contents and rows will follow; gives its number. Nobody sees it before `publish`.
-
-        Raises:
-            SessionNotFound: its session has ended.
-        """
-        values = msgspec.structs.asdict(record)
-        del values["number"], values["state"]
-        values["options"] = msgspec.json.encode(record.options).decode()
-        rows = await self._database.execute("add_batch", **values)
-        _require_batch(rows)
-        return int(rows[0]["number"])
-
-    async def add_content(self, batch: int, number: int, pieces: Sequence[bytes]) -> None:
-        """Keep one of the contents of a batch that is being accepted, piece by piece, which bounds the memory it takes.
-
-        Raises:
-            SessionNotFound: the batch went away with its session.
-        """
-        for start in range(0, len(pieces), _PIECES):
-            some = enumerate(pieces[start : start + _PIECES], start)
-            await self.add_contents(batch, [(number, piece, sealed) for piece, sealed in some])
-
-    async def add_contents(self, batch: int, pieces: Sequence[tuple[int, int, bytes]]) -> None:
-        """Keep many small contents at once: the number, the piece and what is sealed of each.
-
-        Raises:
-            SessionNotFound: the batch went away with its session.
-        """
-        values = {
-            "batch": batch,
-            "numbers": [number for number, _, _ in pieces],
-            "pieces": [piece for _, piece, _ in pieces],
-            "sealed": [sealed for _, _, sealed in pieces],
-        }
-        await self._add("add_batch_contents", batch, values)
-
-    async def add_messages(self, batch: int, rows: Sequence[NewMessageRow]) -> None:
-        """Add rows to a batch that is being accepted. A few thousand at a time is best.
-
-        Raises:
-            SessionNotFound: the batch went away with its session.
-        """
-        values = {
-            "batch": batch,
-            "rows": [row.row for row in rows],
-            "positions": [row.position for row in rows],
-            "contents": [row.content for row in rows],
-            "states": [row.state.value for row in rows],
-            "message_ids": [row.message_id for row in rows],
-            "sealed": [row.sealed for row in rows],
-            "next_attempts": [row.next_attempt_at for row in rows],
-            "codes": [row.code for row in rows],
-            "details": [row.detail for row in rows],
-        }
-        await self._add("add_batch_messages", batch, values)
-
-    async def publish(
-        self,
-        batch: int,
-        *,
-        state: BatchState,
-        key: IdempotencyRecord | None = None,
-        answer: StoredResponse | None = None,
-    ) -> IdempotencyRecord | None:
-        """Let an accepted batch be seen, and with it its idempotency key and answer. None: it is done.
-
-        However many publish with one key at a time, one does; the others change nothing, and get the call that has
-        the key.
-
-        Raises:
-            SessionNotFound: the session has ended meanwhile. Nothing was published.
-        """
-        if (key is None) != (answer is None):
-            raise ValueError("a key of a batch is kept with its answer, and only so")
-        if key is None or answer is None:
-            _require_batch(await self._database.execute("publish_batch", batch=batch, state=state))
-            return None
-        named = {"session_id": key.session_id, "operation": key.operation, "key": key.key}
-        kept = named | {
-            "batch": batch,
-            "fingerprint": key.fingerprint,
-            "created_at": key.created_at,
-            "status": answer.status,
-            "headers": msgspec.json.encode(answer.headers).decode(),
-            "body": answer.body,
-        }
-        _, published, found = await self._database.execute_all(
-            [
-                ("record_batch_answer", kept),
-                ("publish_batch_with_key", named | {"batch": batch, "state": state}),
-                ("find_idempotent", named),
-            ]
-        )
-        if published:
-            return None
-        _require_batch(found)
-        return idempotency_record(found[0])
-
-    async def discard(self, batch: int) -> None:
-        """Throw away a batch that is being accepted. One that was published stays."""
-        queries = ("discard_batch_content", "discard_batch_messages", "discard_batch")
-        await self._database.execute_all([(query, {"batch": batch}) for query in queries])
 
     # ---- batches
 
@@ -404,18 +295,6 @@ class BatchRepository:
         for row in await self._database.fetch("list_ended_batches", before=before):
             values = {"batch": row["number"], "before": before}
             await self._database.execute_all([(query, values) for query in queries])
-
-    async def _add(self, query: str, batch: int, values: dict[str, object]) -> None:
-        _, found = await self._database.execute_all(
-            [(query, values), ("find_accepting_batch", {"batch": batch})]
-        )
-        _require_batch(found)
-
-
-def _require_batch(rows: list[Row]) -> None:
-    """Statements that need a batch, and a session it belongs to, find no row to work on where that has ended."""
-    if not rows:
-        raise SessionNotFound("There is no such session.")
 
 
 def _records(rows: list[Row]) -> list[BatchRecord]:

@@ -6,12 +6,12 @@ from pathlib import Path
 import duckdb
 
 from cbemail.store import files
-from cbemail.store.duckdb_database import explained
+from cbemail.store.duckdb_file import MEMORY_LIMIT, explained
 
 _CONTAINED = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-    "memory_limit": "128MB",
+    "memory_limit": MEMORY_LIMIT,
     "threads": "1",
 }
 

@@ -1,18 +1,16 @@
-"""DuckDB: one file, one process, one thread that writes. The only module that knows the driver.
+"""DuckDB: one file, one process, one thread that writes.
 
-The file is opened locked down: no extensions, no file but its own, nothing that a later statement could undo.
 Errors of the driver end here: their texts carry paths and values, and are never shown.
 """
 
 import asyncio
 import logging
 import os
-import re
 from asyncio import AbstractEventLoop
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -23,41 +21,21 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from cbemail.errors import Overloaded
-from cbemail.store import files
 from cbemail.store.database import (
-    SQL,
     Row,
     Statement,
     StatementFailed,
-    StoreUnusable,
-    load_queries,
     refuse_unstorable,
     serves_many,
 )
+from cbemail.store.duckdb_file import QUERIES, open_file
 from cbemail.store.group_commit import CommitStatistics, GroupCommit
-from cbemail.store.migrations import Migration, load_migrations, pending
-from cbemail.store.wal import is_damaged
+from cbemail.store.migrations import Migration, load_migrations
 
 log = logging.getLogger(__name__)
 
 READERS = 2  # point reads are all CPU: more threads than this only queue elsewhere (measured on two cores)
 RETRY_AFTER = 5  # seconds; a full disk or a restart
-
-QUERIES = load_queries((SQL / "queries.sql").read_text(encoding="utf-8"))
-
-# A checkpoint holds every value beyond some 16 KB in memory at once, of all that the table's last rows have; where they
-# do not fit, the store has failed. So nothing larger is stored (`batch_records.LARGEST_VALUE`), and this is plenty.
-MEMORY_LIMIT = "128MB"
-
-_LOCKED_DOWN = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "enable_external_access": "false",
-    "lock_configuration": "true",
-    "python_enable_replacements": "false",  # or an unknown table would be looked up among Python's variables
-    "memory_limit": MEMORY_LIMIT,
-    "threads": "1",
-}
 
 # DuckDB answers a write that has no `returning` with one row: how many rows it changed, in a column of this name.
 _CHANGED_ROWS = "Count"
@@ -124,7 +102,7 @@ class DuckDbDatabase:
         writer = ThreadPoolExecutor(1, "cbemail-store-write")
         steps = migrations or load_migrations("duckdb")
         try:
-            connection, lock = await loop.run_in_executor(writer, _open_file, path, steps)
+            connection, lock = await loop.run_in_executor(writer, open_file, path, steps)
         except BaseException:
             writer.shutdown(wait=False)
             raise
@@ -207,9 +185,8 @@ class DuckDbDatabase:
         return [self._commit([work])[0] for work in group]
 
     def _transact(self, group: Sequence[_Work]) -> list[_Results]:
-        if (
-            len(group) == 1 and len(group[0]) == 1
-        ):  # a transaction by itself, without two more to say so
+        # One statement is a transaction by itself, without two more to say so.
+        if len(group) == 1 and len(group[0]) == 1:
             return [[_run(self._connection, group[0][0])]]
         self._connection.execute("begin transaction")
         results = _run_group(self._connection, group)
@@ -283,9 +260,8 @@ def _run_group(connection: DuckDBPyConnection, group: Sequence[_Work]) -> list[_
     """
     results: list[_Results] = [[] for _ in group]
     asked: Counter[tuple[str, str]] = Counter()  # statement and row -> turns taken
-    rounds: dict[
-        tuple[str, int], dict[str, int]
-    ] = {}  # statement and turn -> row -> its piece of work
+    # Statement and turn -> row -> its piece of work.
+    rounds: dict[tuple[str, int], dict[str, int]] = {}
     for index, work in enumerate(group):
         if len(work) > 1 or not serves_many(work[0].name):
             results[index] = [_run(connection, bound) for bound in work]
@@ -327,108 +303,3 @@ def _to_driver(value: object) -> object:
 
 def _from_driver(value: object) -> object:
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
-
-
-# ---- opening the file
-
-
-def _open_file(path: Path, migrations: Sequence[Migration]) -> tuple[DuckDBPyConnection, int]:
-    """The open database at ``path``, up to date, and the lock that makes it ours."""
-    with explained(path):
-        path = path.resolve()  # a link stays a link when the file behind it is replaced
-        files.keep_private()
-        files.make_folder(path.parent)
-        lock = files.claim(path)
-        try:
-            return _open_claimed(path, migrations), lock
-        except BaseException:
-            os.close(lock)
-            raise
-
-
-def _open_claimed(path: Path, migrations: Sequence[Migration]) -> DuckDBPyConnection:
-    if not path.exists():
-        if files.wal_of(
-            path
-        ).exists():  # DuckDB would start empty, and remove the log as none of its own
-            raise StoreUnusable(
-                f"The store {path} is missing, but its write-ahead log is there: restore it."
-            )
-        _build(path, migrations)
-    files.refuse_unfit(path)
-    files.make_private(path)
-    refuse_damaged_log(files.wal_of(path))
-    version = read_version(path)
-    if steps := pending(migrations, version):
-        files.copy(path, path.with_name(f"{path.name}.schema-{version}.backup"))
-        _build(path, steps)
-    return connect(path)
-
-
-def refuse_damaged_log(wal: Path) -> None:
-    if wal.exists() and is_damaged(wal.read_bytes()):
-        raise StoreUnusable(
-            f"The write-ahead log {wal} is damaged: restore a backup, or move it away to go on without the "
-            "changes in it."
-        )
-
-
-def read_version(path: Path, *, read_only: bool = False) -> int:
-    """Which step of the schema the database at ``path`` is at. Closed again, the file is whole without its WAL, unless
-    it is only to be read."""
-    with connect(path, read_only=read_only) as connection:
-        try:
-            row = connection.execute(QUERIES["schema_version"]).fetchone()
-        except duckdb.CatalogException as exc:
-            raise StoreUnusable(
-                f"The file {path} is a database, but not a store of cbemail."
-            ) from exc
-    [version] = row or [0]
-    return int(version)
-
-
-def _build(path: Path, steps: Sequence[Migration]) -> None:
-    """Make the store, or bring it up to date, aside and then in one rename.
-
-    A crash on the way leaves the old state whole. That also keeps schema changes out of the WAL, whose replay has
-    been the weak spot of DuckDB.
-    """
-    new = path.with_name(path.name + ".new")
-    files.remove(new)
-    if path.exists():
-        files.copy(path, new)
-    with connect(new) as connection:
-        for step in steps:
-            connection.execute("begin transaction")
-            connection.execute(step.sql)
-            connection.execute(
-                QUERIES["add_schema_version"], {"version": step.number, "name": step.name}
-            )
-            connection.execute("commit")
-        connection.execute("checkpoint")
-    files.put_in_place(new, path)
-
-
-def connect(path: Path, *, read_only: bool = False) -> DuckDBPyConnection:
-    """The database at ``path``, locked down; for those who have claimed it (`files.claim`), or only read."""
-    temporary = {"temp_directory": f"{path}.tmp"}
-    return duckdb.connect(path, read_only=read_only, config={**_LOCKED_DOWN, **temporary})
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """What stops the start, in one sentence for the operator."""
-    try:
-        yield
-    except OSError as exc:
-        raise StoreUnusable(f"The store {path} cannot be opened: {exc.strerror}.") from exc
-    except duckdb.Error as exc:
-        raise StoreUnusable(f"The store {path} {_reason(exc)}") from exc
-
-
-def _reason(error: duckdb.Error) -> str:
-    if owner := re.search(r"Conflicting lock is held.*\(PID (\d+)\)", str(error)):
-        return f"is open in another program (process {owner[1]}): stop it first."
-    if isinstance(error, duckdb.TransactionException | duckdb.OutOfMemoryException):
-        return "cannot be brought up to date: is the disk full?"
-    return "is damaged, or was not made by cbemail: restore a backup."

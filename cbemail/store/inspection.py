@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cbemail.store import files
-from cbemail.store.duckdb_database import explained, read_version, refuse_damaged_log
+from cbemail.store.duckdb_file import explained, read_version, refuse_damaged_log
 from cbemail.store.migrations import load_migrations, pending
 
 

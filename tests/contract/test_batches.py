@@ -28,6 +28,7 @@ from cbemail.store.database import Database
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.records import IdempotencyRecord, SendState, StoredResponse
 from cbemail.store.repository import Repository
+from cbemail.store.staged_batches import StagedBatches
 from tests.contract.test_repository import send, session, token
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -52,6 +53,11 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 @pytest.fixture
 def batches(database: Database) -> BatchRepository:
     return BatchRepository(database)
+
+
+@pytest.fixture
+def staged(database: Database) -> StagedBatches:
+    return StagedBatches(database)
 
 
 def record(batch_id: str = "bat_a", session_id: SessionId = SESSION) -> BatchRecord:
@@ -103,10 +109,11 @@ async def add_batch(
     state: BatchState = BatchState.QUEUED,
 ) -> int:
     """A published batch, and its number."""
-    number = await batches.add_batch(record)
+    staged = StagedBatches(batches._database)
+    number = await staged.begin(record)
     wanted = [row(index) for index in range(rows)] if isinstance(rows, int) else rows
-    await batches.add_messages(number, wanted)
-    await batches.publish(number, state=state)
+    await staged.add_messages(number, wanted)
+    await staged.publish(number, state=state)
     return number
 
 
@@ -201,20 +208,24 @@ async def test_rows_come_back_as_they_were_given_in_their_order(batches: BatchRe
     assert third.row == 2
 
 
-async def test_a_content_comes_back_piece_by_piece(batches: BatchRepository) -> None:
-    number = await batches.add_batch(record())
+async def test_a_content_comes_back_piece_by_piece(
+    batches: BatchRepository, staged: StagedBatches
+) -> None:
+    number = await staged.begin(record())
     pieces = [bytes([index]) * 3 for index in range(12)]
 
-    await batches.add_content(number, 1, [b"another"])
-    await batches.add_content(number, 0, pieces)
+    await staged.add_content(number, 1, [b"another"])
+    await staged.add_content(number, 0, pieces)
 
     assert await batches.load_content(number, 0) == pieces
     assert await batches.load_content(number, 1) == [b"another"]
     assert await batches.load_content(number, 2) == []
 
 
-async def test_nobody_sees_a_batch_before_it_is_published(batches: BatchRepository) -> None:
-    number = await batches.add_batch(record())
+async def test_nobody_sees_a_batch_before_it_is_published(
+    batches: BatchRepository, staged: StagedBatches
+) -> None:
+    number = await staged.begin(record())
     await batches.set_state(number, BatchState.RUNNING)
 
     assert await batches.find_batch(SESSION, "bat_a") is None
@@ -222,75 +233,81 @@ async def test_nobody_sees_a_batch_before_it_is_published(batches: BatchReposito
     assert await batches.load_unfinished() == []
 
 
-async def test_a_number_is_never_given_twice(database: Database, batches: BatchRepository) -> None:
-    first = await batches.add_batch(record())
-    await batches.discard(first)
+async def test_a_number_is_never_given_twice(database: Database, staged: StagedBatches) -> None:
+    first = await staged.begin(record())
+    await staged.discard(first)
 
-    second = await BatchRepository(database).add_batch(record())
+    second = await StagedBatches(database).begin(record())
 
     assert second > first
 
 
-async def test_a_batch_of_a_session_that_has_ended_cannot_begin(batches: BatchRepository) -> None:
+async def test_a_batch_of_a_session_that_has_ended_cannot_begin(staged: StagedBatches) -> None:
     with pytest.raises(SessionNotFound):
-        await batches.add_batch(record(session_id=OTHER))
+        await staged.begin(record(session_id=OTHER))
 
 
 async def test_a_batch_whose_session_ends_while_it_is_accepted_leaves_nothing(
-    database: Database, batches: BatchRepository
+    database: Database, batches: BatchRepository, staged: StagedBatches
 ) -> None:
-    number = await batches.add_batch(record())
+    number = await staged.begin(record())
     await Repository(database).delete_session(SESSION)
 
     with pytest.raises(SessionNotFound):
-        await batches.add_messages(number, [row(0)])
+        await staged.add_messages(number, [row(0)])
     with pytest.raises(SessionNotFound):
-        await batches.add_content(number, 0, [b"content"])
+        await staged.add_content(number, 0, [b"content"])
     with pytest.raises(SessionNotFound):
-        await batches.publish(number, state=BatchState.QUEUED)
+        await staged.publish(number, state=BatchState.QUEUED)
     with pytest.raises(SessionNotFound):
-        await batches.publish(number, state=BatchState.QUEUED, key=key(), answer=ANSWER)
+        await staged.publish(number, state=BatchState.QUEUED, key=key(), answer=ANSWER)
 
     assert await everything(batches, number) == []
     assert await batches.load_content(number, 0) == []
 
 
-async def test_rows_cannot_be_added_to_a_batch_that_is_published(batches: BatchRepository) -> None:
+async def test_rows_cannot_be_added_to_a_batch_that_is_published(
+    batches: BatchRepository, staged: StagedBatches
+) -> None:
     number = await add_batch(batches, 1)
 
     with pytest.raises(SessionNotFound):
-        await batches.add_messages(number, [row(1)])
+        await staged.add_messages(number, [row(1)])
 
     assert len(await everything(batches, number)) == 1
 
 
-async def test_a_batch_is_published_once(batches: BatchRepository) -> None:
+async def test_a_batch_is_published_once(batches: BatchRepository, staged: StagedBatches) -> None:
     number = await add_batch(batches)
     await batches.set_state(number, BatchState.CANCELLED)
 
     with pytest.raises(SessionNotFound):
-        await batches.publish(number, state=BatchState.QUEUED)
+        await staged.publish(number, state=BatchState.QUEUED)
 
     assert await batches.load_unfinished() == []
 
 
-async def test_a_batch_that_is_discarded_leaves_nothing(batches: BatchRepository) -> None:
-    number = await batches.add_batch(record())
-    await batches.add_messages(number, [row(0)])
-    await batches.add_content(number, 0, [b"content"])
+async def test_a_batch_that_is_discarded_leaves_nothing(
+    batches: BatchRepository, staged: StagedBatches
+) -> None:
+    number = await staged.begin(record())
+    await staged.add_messages(number, [row(0)])
+    await staged.add_content(number, 0, [b"content"])
 
-    await batches.discard(number)
+    await staged.discard(number)
 
     assert await everything(batches, number) == []
     assert await batches.load_content(number, 0) == []
     with pytest.raises(SessionNotFound):
-        await batches.publish(number, state=BatchState.QUEUED)
+        await staged.publish(number, state=BatchState.QUEUED)
 
 
-async def test_a_published_batch_is_not_discarded(batches: BatchRepository) -> None:
+async def test_a_published_batch_is_not_discarded(
+    batches: BatchRepository, staged: StagedBatches
+) -> None:
     number = await add_batch(batches, 1)
 
-    await batches.discard(number)
+    await staged.discard(number)
 
     assert await batches.find_batch(SESSION, "bat_a")
     assert len(await everything(batches, number)) == 1
@@ -300,11 +317,11 @@ async def test_a_published_batch_is_not_discarded(batches: BatchRepository) -> N
 
 
 async def test_a_key_is_kept_with_its_answer_as_the_batch_is_published(
-    database: Database, batches: BatchRepository
+    database: Database, batches: BatchRepository, staged: StagedBatches
 ) -> None:
-    number = await batches.add_batch(record())
+    number = await staged.begin(record())
 
-    taken = await batches.publish(number, state=BatchState.QUEUED, key=key(), answer=ANSWER)
+    taken = await staged.publish(number, state=BatchState.QUEUED, key=key(), answer=ANSWER)
 
     assert taken is None
     assert await batches.find_batch(SESSION, "bat_a")
@@ -316,13 +333,14 @@ async def test_a_key_is_kept_with_its_answer_as_the_batch_is_published(
 
 async def test_of_fifty_batches_racing_on_one_key_one_is_published(
     batches: BatchRepository,
+    staged: StagedBatches,
 ) -> None:
     ids = [f"bat_{index}" for index in range(50)]
-    numbers = [await batches.add_batch(record(batch_id)) for batch_id in ids]
+    numbers = [await staged.begin(record(batch_id)) for batch_id in ids]
 
     outcomes = await asyncio.gather(
         *(
-            batches.publish(
+            staged.publish(
                 number, state=BatchState.QUEUED, key=key(batch_id=batch_id), answer=ANSWER
             )
             for number, batch_id in zip(numbers, ids, strict=True)
@@ -337,23 +355,25 @@ async def test_of_fifty_batches_racing_on_one_key_one_is_published(
 
 
 async def test_a_key_that_another_call_is_running_with_publishes_nothing(
-    database: Database, batches: BatchRepository
+    database: Database, batches: BatchRepository, staged: StagedBatches
 ) -> None:
     running = structs.replace(key(), outbox_id=None)
     await Repository(database).begin_idempotent(running)
-    number = await batches.add_batch(record())
+    number = await staged.begin(record())
 
-    taken = await batches.publish(number, state=BatchState.QUEUED, key=key(), answer=ANSWER)
+    taken = await staged.publish(number, state=BatchState.QUEUED, key=key(), answer=ANSWER)
 
     assert taken == running
     assert await batches.find_batch(SESSION, "bat_a") is None
 
 
-async def test_a_key_without_its_answer_is_a_mistake(batches: BatchRepository) -> None:
-    number = await batches.add_batch(record())
+async def test_a_key_without_its_answer_is_a_mistake(
+    batches: BatchRepository, staged: StagedBatches
+) -> None:
+    number = await staged.begin(record())
 
     with pytest.raises(ValueError, match="with its answer"):
-        await batches.publish(number, state=BatchState.QUEUED, key=key())
+        await staged.publish(number, state=BatchState.QUEUED, key=key())
 
 
 # ---- batches
@@ -800,18 +820,19 @@ async def test_what_was_being_sent_when_the_process_died_is_uncertain(
 
 async def test_a_batch_that_was_being_accepted_is_thrown_away_at_start(
     batches: BatchRepository,
+    staged: StagedBatches,
 ) -> None:
     kept = await add_batch(batches, 1)
-    number = await batches.add_batch(record("bat_b"))
-    await batches.add_messages(number, [row(0)])
-    await batches.add_content(number, 0, [b"content"])
+    number = await staged.begin(record("bat_b"))
+    await staged.add_messages(number, [row(0)])
+    await staged.add_content(number, 0, [b"content"])
 
     await batches.recover(NOW)
 
     assert await everything(batches, number) == []
     assert await batches.load_content(number, 0) == []
     with pytest.raises(SessionNotFound):
-        await batches.publish(number, state=BatchState.QUEUED)
+        await staged.publish(number, state=BatchState.QUEUED)
     assert len(await everything(batches, kept)) == 1
 
 
@@ -825,11 +846,12 @@ async def test_a_batch_without_uncertain_messages_is_not_undecided(
 
 async def test_batches_that_finished_long_ago_are_purged_with_everything(
     batches: BatchRepository,
+    staged: StagedBatches,
 ) -> None:
-    old = await batches.add_batch(record())
-    await batches.add_messages(old, [row(0)])
-    await batches.add_content(old, 0, [b"content"])
-    await batches.publish(old, state=BatchState.COMPLETED)
+    old = await staged.begin(record())
+    await staged.add_messages(old, [row(0)])
+    await staged.add_content(old, 0, [b"content"])
+    await staged.publish(old, state=BatchState.COMPLETED)
     await batches.set_state(old, BatchState.COMPLETED, finished_at=NOW - MINUTE)
     recent = await add_batch(batches, 1, record=record("bat_b"))
     await batches.set_state(recent, BatchState.COMPLETED, finished_at=NOW)
@@ -845,14 +867,14 @@ async def test_batches_that_finished_long_ago_are_purged_with_everything(
 
 
 async def test_a_session_takes_its_batches_with_it_and_no_others(
-    database: Database, batches: BatchRepository
+    database: Database, batches: BatchRepository, staged: StagedBatches
 ) -> None:
     repository = Repository(database)
     await repository.add_session(session(OTHER), token(b"other", OTHER))
-    mine = await batches.add_batch(record())
-    await batches.add_messages(mine, [row(0)])
-    await batches.add_content(mine, 0, [b"content"])
-    await batches.publish(mine, state=BatchState.QUEUED)
+    mine = await staged.begin(record())
+    await staged.add_messages(mine, [row(0)])
+    await staged.add_content(mine, 0, [b"content"])
+    await staged.publish(mine, state=BatchState.QUEUED)
     theirs = await add_batch(batches, 1, record=record("bat_b", OTHER))
     await batches.record([sent(mine, 0), sent(theirs, 0), sent(mine, 0)])
 
@@ -871,11 +893,11 @@ async def test_a_database_opened_again_has_everything(tmp_path: Path) -> None:
     path = tmp_path / "again" / "store.duckdb"
     first = await DuckDbDatabase.open(path)
     await Repository(first).add_session(session(), token(b"first"))
-    batches = BatchRepository(first)
-    number = await batches.add_batch(record())
-    await batches.add_messages(number, [row(0), row(1)])
-    await batches.add_content(number, 0, [b"content"])
-    await batches.publish(number, state=BatchState.RUNNING)
+    batches, staged = BatchRepository(first), StagedBatches(first)
+    number = await staged.begin(record())
+    await staged.add_messages(number, [row(0), row(1)])
+    await staged.add_content(number, 0, [b"content"])
+    await staged.publish(number, state=BatchState.RUNNING)
     await claim(batches, number)
     await batches.record([sent(number, 0)])
     await first.close()
@@ -887,7 +909,7 @@ async def test_a_database_opened_again_has_everything(tmp_path: Path) -> None:
     assert await batches.load_content(number, 0) == [b"content"]
     assert await states(batches, number) == [SendState.SENT, SendState.QUEUED]
     assert [message.claims for message in await everything(batches, number)] == [0, 1]
-    assert await batches.add_batch(record("bat_b")) > number
+    assert await StagedBatches(second).begin(record("bat_b")) > number
     await second.close()
 
 
@@ -895,15 +917,15 @@ async def test_a_database_opened_again_has_everything(tmp_path: Path) -> None:
 
 
 async def test_a_batch_of_200_000_rows_and_a_large_content_fit_the_memory_of_the_store(
-    database: Database, batches: BatchRepository
+    database: Database, batches: BatchRepository, staged: StagedBatches
 ) -> None:
-    number = await batches.add_batch(record())
+    number = await staged.begin(record())
     for first in range(0, 200_000, 2000):
-        await batches.add_messages(number, [row(first + index) for index in range(2000)])
+        await staged.add_messages(number, [row(first + index) for index in range(2000)])
     pieces = [os.urandom(LARGEST_VALUE) for _ in range((4 << 20) // LARGEST_VALUE)]
     for message in range(40):  # more than the engine may have in memory
-        await batches.add_content(number, message, pieces)
-    await batches.publish(number, state=BatchState.QUEUED)
+        await staged.add_content(number, message, pieces)
+    await staged.publish(number, state=BatchState.QUEUED)
 
     claimed = await claim(batches, number, limit=500)
     await batches.record([sent(number, index) for index in claimed])

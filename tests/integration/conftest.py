@@ -17,6 +17,7 @@ from cbemail.api.connections import Connection
 from cbemail.app import create_app
 from cbemail.outbox.dispatch import Policy
 from cbemail.settings import Settings
+from tests.fakes.scripted_smtp import ScriptedSmtp
 from tests.integration.dovecot import Dovecot
 from tests.integration.postfix import Postfix
 from tests.integration.servers import free_port
@@ -142,6 +143,16 @@ async def logged_in(base_url: str, body: dict[str, Any]) -> AsyncIterator[Mailbo
 async def mailbox(base_url: str, dovecot: Dovecot, postfix: Postfix) -> AsyncIterator[Mailbox]:
     """A session of a fresh user at Dovecot and Postfix."""
     body = credentials(dovecot.fresh_user(), dovecot, postfix.smtps_port)
+    async with logged_in(base_url, body) as mailbox:
+        yield mailbox
+
+
+@pytest.fixture
+async def scripted(
+    base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
+) -> AsyncIterator[Mailbox]:
+    """A session of a fresh user at Dovecot, whose SMTP server is the scripted one."""
+    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
     async with logged_in(base_url, body) as mailbox:
         yield mailbox
 

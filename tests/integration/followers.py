@@ -33,9 +33,9 @@ class Follower:
         page = good(await self.mailbox.get(MESSAGES, folder=self.folder, limit=200))
         self.copy = {row["uid"]: set(row["flags"]) for row in page["messages"]}
 
-    async def ask(self) -> dict[str, Any]:
+    async def ask(self, **params: Any) -> dict[str, Any]:
         """An answer, which may yet be lost on its way."""
-        params: dict[str, Any] = {"folder": self.folder, "limit": self.limit}
+        params |= {"folder": self.folder, "limit": self.limit}
         if self.state is not None:
             params["since"] = self.state
         return good(await self.mailbox.get(CHANGES, **params))

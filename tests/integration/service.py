@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,12 +19,18 @@ _START_SECONDS = 20
 
 
 class ServiceProcess:
-    """`cbemail serve`, running while its ``with`` block does. It may be killed and started again in between."""
+    """`cbemail serve`, running while its ``with`` block does. It may be killed and started again in between.
 
-    def __init__(self, directory: Path, environ: dict[str, str]) -> None:
+    ``behind`` is the beginning of a command that runs it in its own place: a tracer, say.
+    """
+
+    def __init__(
+        self, directory: Path, environ: dict[str, str], *, behind: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
+        self._behind = behind
         self._environ = environ | {"HOST": "127.0.0.1", "PORT": str(self.port), "PATH": "/usr/bin"}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -31,6 +38,13 @@ class ServiceProcess:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def highest_mb(self) -> float:
+        """The most memory that was resident so far."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 1024
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,7 +64,7 @@ class ServiceProcess:
         """Start it, and wait until it is ready."""
         with (self._directory / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cbemail", "serve"],
+                [*self._behind, sys.executable, "-m", "cbemail", "serve"],
                 cwd=self._directory,
                 env=self._environ,
                 stdout=log,

@@ -163,7 +163,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_accepting_leaves_nothing_of
     assert accepted.json()["counts"]["queued"] == 9_000
 
 
-# ---- a disk that fails: F-25, and with it the order of sync and 202, F-26
+# ---- a disk that fails: F-25
 
 
 async def test_a_disk_that_fails_to_sync_acknowledges_nothing_and_the_books_balance_after_a_restart(

@@ -29,16 +29,6 @@ _PATIENCE = 30
 
 
 @pytest.fixture
-async def scripted(
-    base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
-) -> AsyncIterator[Mailbox]:
-    """A session whose SMTP server is the scripted one."""
-    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
-    async with logged_in(base_url, body) as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
 def open_directory() -> Iterator[Path]:
     """One that NGINX's workers, who are nobody, may enter."""
     directory = Path(tempfile.mkdtemp(prefix="cbemail-"))

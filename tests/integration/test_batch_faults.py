@@ -36,15 +36,6 @@ async def base_url(environ: dict[str, str]) -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture
-async def scripted(
-    base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
-) -> AsyncIterator[Mailbox]:
-    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
-    async with logged_in(base_url, body) as mailbox:
-        yield mailbox
-
-
 async def settled(mailbox: Mailbox, batch: dict[str, Any]) -> list[dict[str, Any]]:
     await merges.until(mailbox, batch)
     return await merges.report(mailbox, batch)

@@ -43,16 +43,6 @@ NOT_FOUND: tuple[int, str, list[str]] = (404, "batch-not-found", [])
 
 
 @pytest.fixture
-async def scripted(
-    base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
-) -> AsyncIterator[Mailbox]:
-    """A session whose SMTP server is the scripted one."""
-    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
-    async with logged_in(base_url, body) as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
 async def other(
     base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
 ) -> AsyncIterator[Mailbox]:

@@ -39,16 +39,6 @@ async def base_url(environ: dict[str, str]) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def scripted(
-    base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
-) -> AsyncIterator[Mailbox]:
-    """A session whose SMTP server is the scripted one."""
-    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
-    async with logged_in(base_url, body) as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
 def gate(smtp_server: ScriptedSmtp) -> Gate:
     return Gate(smtp_server)
 

@@ -240,6 +240,47 @@ async def test_a_look_at_a_folder_reads_nothing_and_marks_nothing(
     assert box.flags(4) == set()
 
 
+# ---- beside the listing
+
+
+async def test_the_first_words_of_what_came_are_told_where_they_are_asked_for(
+    box: Box, follower: Follower
+) -> None:
+    box.append(letter("four", text="Shall we meet?"))
+
+    [row] = (await follower.ask())["new"]
+    [with_words] = (await follower.ask(snippet="true"))["new"]
+
+    assert with_words == row | {"snippet": "Shall we meet?"}
+
+
+async def test_what_was_told_as_new_is_listed_without_being_described_again(
+    box: Box, follower: Follower
+) -> None:
+    box.append(letter("four"))
+    [row] = (await follower.ask(snippet="true"))["new"]
+    box.said()
+
+    page = await box.page(limit=1, snippet="true")
+
+    assert page["messages"] == [row]
+    assert not any(b"BODY" in said or b"PREVIEW" in said for said in box.said())
+
+
+async def test_what_was_listed_is_told_as_new_without_being_described_again(
+    box: Box, follower: Follower
+) -> None:
+    box.append(letter("four"))
+    await box.page()
+    await box.post(f"{MESSAGES}/4/mark", {"flagged": True})
+    box.said()
+
+    [row] = (await follower.ask())["new"]
+
+    assert (row["subject"], row["flagged"]) == ("four", True)
+    assert not any(b"BODY" in said for said in box.said())
+
+
 # ---- whatever happens
 
 

@@ -36,7 +36,14 @@ from tests.certificates import Certificates
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import PASSWORD, ScriptedSmtp
 from tests.integration import merges
-from tests.integration.conftest import API_KEY, Mailbox, environment, logged_in, serving
+from tests.integration.conftest import (
+    API_KEY,
+    Mailbox,
+    environment,
+    letter,
+    logged_in,
+    serving,
+)
 from tests.integration.scripted import scripted_credentials
 from tests.integration.service import ServiceProcess
 from tests.unit.outbox.mailroom import KEY, add_batch
@@ -168,6 +175,34 @@ async def sent(server: ScriptedSmtp, count: int) -> None:
             await asyncio.wait({never}, timeout=0.05)
 
 
+async def test_cached_mail_is_known_after_the_key_was_changed(
+    store: Path,
+    environ: dict[str, str],
+    command: None,
+    imap_server: ScriptedImap,
+    smtp_server: ScriptedSmtp,
+) -> None:
+    imap_server.folders["INBOX"].add(letter("known"))
+    async with (
+        serving(environ | {"SECRET_KEY": OLD}) as url,
+        logged_in(url, scripted_credentials(imap_server, smtp_server)) as mailbox,
+    ):
+        before = (await mailbox.get("/api/mailbox/messages")).json()
+    imap_server.commands.clear()
+
+    assert await asyncio.to_thread(main, ["keys", "rotate"]) == 0
+
+    async with (
+        serving(environ | {"SECRET_KEY": NEW}) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+    ):
+        headers = {"X-API-Key": API_KEY, "X-Session-ID": mailbox.session_id}
+        after = (await client.get("/api/mailbox/messages", headers=headers)).json()
+    assert after == before
+    assert sealed_under(OLD, store) == 0
+    assert not [command for command in imap_server.commands if b"BODY" in command]
+
+
 async def test_what_the_old_key_sealed_and_signed_is_good_while_it_is_listed(
     store: Path, environ: dict[str, str]
 ) -> None:
@@ -196,6 +231,7 @@ async def test_all_that_a_service_has_sealed_is_what_it_was_under_the_new_key(
     store: Path, environ: dict[str, str], imap_server: ScriptedImap, smtp_server: ScriptedSmtp
 ) -> None:
     message = {"to": "ann@example.net", "subject": "s", "body": "x"}
+    imap_server.folders["INBOX"].add(letter("cached"))
     login = scripted_credentials(imap_server, smtp_server)
     keyed = {"Idempotency-Key": "once"}
     async with serving(environ | {"SECRET_KEY": OLD}) as url, logged_in(url, login) as mailbox:
@@ -203,6 +239,7 @@ async def test_all_that_a_service_has_sealed_is_what_it_was_under_the_new_key(
         batch = await merges.started(mailbox, merges.merge(2), **{"Idempotency-Key": "batch"})
         report = await merges.report(mailbox, await merges.until(mailbox, batch))
         assert (await mailbox.get("/api/mailbox/changes")).status_code == 200  # remembered, too
+        assert (await mailbox.get("/api/mailbox/messages")).status_code == 200  # cached
 
     done = await asyncio.to_thread(rotate, store, [NEW, OLD])
 
@@ -324,7 +361,12 @@ def test_every_sealed_column_is_rotated_or_sealed_by_what_is(store: Path) -> Non
             "select table_name || '.' || column_name from duckdb_columns() where contains(column_name, 'sealed')"
         ).fetchall()
 
-    rotated = {"session.sealed_credentials", "batch.sealed_key", "folder_state.sealed"}
+    rotated = {
+        "session.sealed_credentials",
+        "batch.sealed_key",
+        "folder_state.sealed",
+        "cache_key.sealed",
+    }
     under_a_batch_key = {"batch_content.sealed", "batch_message.sealed"}
 
     assert {column for (column,) in columns} == rotated | under_a_batch_key

@@ -167,6 +167,7 @@ async def test_reading_mail_shows_in_phases_connections_and_cache(
     assert values["cbemail_cache_lookups_total", "hit"] >= 1
     assert values["cbemail_cache_rows",] == 1
     assert values["cbemail_cache_bytes",] > 0
+    assert values["cbemail_cache_disk_bytes",] > 0
     assert values["cbemail_request_phase_seconds_total", "imap"] > 0
     assert values["cbemail_store_commit_seconds_count",] >= 1
     assert values["cbemail_store_commit_size_sum",] >= 1

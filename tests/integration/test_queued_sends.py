@@ -42,16 +42,6 @@ async def base_url(environ: dict[str, str]) -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture
-async def scripted(
-    base_url: str, dovecot: Dovecot, smtp_server: ScriptedSmtp
-) -> AsyncIterator[Mailbox]:
-    """A session whose SMTP server is the scripted one."""
-    body = credentials(dovecot.fresh_user(), dovecot, smtp_server.port, "starttls")
-    async with logged_in(base_url, body) as mailbox:
-        yield mailbox
-
-
 async def queued(mailbox: Mailbox, message: dict[str, Any], **headers: str) -> httpx.Response:
     """A message that is taken, to be sent without anybody waiting."""
     response = await mailbox.client.post(SEND, json=message, headers=ASYNC | headers)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import re
+import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ import pytest
 from cbemail.api.routes import OPERATIONS
 from cbemail.logs import logging_to
 from tests.certificates import Certificates
+from tests.fakes.imap_folders import CannedFolder
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
 from tests.fakes.token_endpoint import TokenEndpoint
-from tests.integration.conftest import API_KEY, SECRET_KEY, environment, serving
+from tests.integration.conftest import API_KEY, SECRET_KEY, environment, letter, serving
 from tests.integration.scripted import scripted_credentials
 
 PASSWORD = "hunter2-Canary"
@@ -154,6 +158,52 @@ async def test_a_refresh_token_and_its_client_are_told_to_the_token_endpoint_onl
     assert found(secrets, log.getvalue().encode()) == []
     assert found(secrets, running) == []
     assert created["session_id"].encode() in running, "or nothing was looked at"
+
+
+async def test_mail_that_is_kept_on_disk_can_be_read_in_no_file(
+    client: httpx.AsyncClient, imap_server: ScriptedImap, smtp_server: ScriptedSmtp, database: Path
+) -> None:
+    words = ["Canary-subject", "canary-sender", "Canary-body", "Canary-folder"]
+    message = letter(words[0], f"{words[2]}.", Reply_To=f"{words[1]}@example.org")
+    imap_server.folders[words[3]] = CannedFolder()
+    for folder in ("INBOX", words[3]):
+        imap_server.folders[folder].add(message)
+    servers = scripted_credentials(imap_server, smtp_server)
+    created = (await client.post("/api/sessions", json=servers)).json()
+    client.headers["Authorization"] = f"Bearer {created['token']}"
+
+    with everything_logged("json") as log:
+        for folder in ("INBOX", words[3]):
+            page = await client.get("/api/mailbox/messages?snippet=true", params={"folder": folder})
+            read = await client.get("/api/mailbox/messages/1", params={"folder": folder})
+            assert {200} == {page.status_code, read.status_code}
+        running = await octets_once_kept(database, created["session_id"])
+
+    assert found(words, running) == []
+    assert found(words, inflated(running)) == []
+    assert found(words[:3], log.getvalue().encode()) == []
+
+
+async def octets_once_kept(directory: Path, session_id: str) -> bytes:
+    """What is in the files as soon as the cache is among them."""
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with asyncio.timeout(60):
+        while session_id.encode() not in cached_in(directory):
+            await asyncio.wait({never}, timeout=0.05)
+    return octets_in(directory)
+
+
+def inflated(octets: bytes) -> bytes:
+    """Whatever in ``octets`` can be read once it is decompressed."""
+    readable = []
+    for start in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", octets):
+        with suppress(zlib.error):
+            readable.append(zlib.decompressobj().decompress(octets[start.start() :]))
+    return b"".join(readable)
+
+
+def cached_in(directory: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in directory.glob("*.cache*"))
 
 
 @pytest.mark.parametrize("style", ["text", "json"])

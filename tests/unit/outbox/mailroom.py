@@ -51,6 +51,7 @@ from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.event_journal import _decode
 from cbemail.store.records import SendState
 from cbemail.store.repository import Repository
+from cbemail.store.staged_batches import StagedBatches
 from tests.contract.test_batches import NOW, SESSION
 from tests.contract.test_repository import session, token
 from tests.fakes.script import NORMAL, Reply
@@ -168,7 +169,8 @@ async def add_batch(
         sealed_key=sealed_key,
         created_at=now,
     )
-    number = await repository.add_batch(record)
+    staged = StagedBatches(repository._database)
+    number = await staged.begin(record)
     rows: list[NewMessageRow] = []
     pieces: list[tuple[int, int, bytes]] = []
     for message, count in enumerate(recipients):
@@ -189,9 +191,9 @@ async def add_batch(
                 )
             )
     rows += [rejected_row(len(rows) + number) for number in range(rejected)]
-    await repository.add_contents(number, pieces)
-    await repository.add_messages(number, rows)
-    await repository.publish(number, state=state)
+    await staged.add_contents(number, pieces)
+    await staged.add_messages(number, rows)
+    await staged.publish(number, state=state)
     found = await repository.find_batch(session_id, batch_id)
     assert found is not None
     return found

@@ -179,13 +179,15 @@ async def open_office(
     limits = ProviderLimits(connections=connections, per_day=per_day)
     upstreams = Upstreams(sessions.require, lambda _: limits, repository, clock)
     pool = SmtpPool(
-        sessions.connect_smtp,
+        sessions.credentials.connect_smtp,
         lambda session_id: f"{session_id}.example.test",
         limit_of=upstreams.connections,
         per_session=connections,
         circuit=policy.circuit,
     )
-    mailboxes = ImapPool(sessions.connect_imap, per_session=2, total=8, idle_seconds=30.0)
+    mailboxes = ImapPool(
+        sessions.credentials.connect_imap, per_session=2, total=8, idle_seconds=30.0
+    )
     sent = SentFolder(mailboxes, FolderDirectory(mailboxes))
     dispatch = Dispatch(repository, sessions, vault, pool, upstreams, sent, clock, policy)
     sessions.on_end += [pool.close_session, mailboxes.close_session, dispatch.forget_session]
@@ -207,6 +209,6 @@ async def open_office(
         await dispatch.drain(5.0)
         await pool.aclose()
         mailboxes.close()
-        await sessions.renewals.close()
+        await sessions.credentials.renewals.close()
         await web.close()
         await opened.close()

@@ -69,6 +69,7 @@ from cbemail.store.records import (
 )
 from cbemail.store.repository import Repository
 from cbemail.store.spool import SpoolFormat
+from cbemail.store.staged_batches import StagedBatches
 from cbemail.web import Web
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -133,8 +134,8 @@ async def dispatch(repository: Repository, store: BatchRepository) -> AsyncItera
         repository, VAULT, tokens, hosts, web, clock, time_to_live=timedelta(days=30)
     )
     await sessions.load()
-    smtp = SmtpPool(sessions.connect_smtp, lambda _: "mail.example.com:465")
-    imap = ImapPool(sessions.connect_imap, per_session=1, total=1, idle_seconds=1.0)
+    smtp = SmtpPool(sessions.credentials.connect_smtp, lambda _: "mail.example.com:465")
+    imap = ImapPool(sessions.credentials.connect_imap, per_session=1, total=1, idle_seconds=1.0)
     sent = SentFolder(imap, FolderDirectory(imap))
     upstreams = Upstreams(sessions.require, limits_of_session, store, clock)
     dispatch = Dispatch(store, sessions, VAULT, smtp, upstreams, sent, clock, Policy())
@@ -152,9 +153,9 @@ def backlog(dispatch: Dispatch) -> Backlog:
 
 @pytest.fixture
 def acceptance(
-    store: BatchRepository, repository: Repository, dispatch: Dispatch, backlog: Backlog
+    database: Database, repository: Repository, dispatch: Dispatch, backlog: Backlog
 ) -> Acceptance:
-    return Acceptance(store, repository, dispatch, backlog, VAULT, clock)
+    return Acceptance(StagedBatches(database), repository, dispatch, backlog, VAULT, clock)
 
 
 def render(view: BatchView) -> StoredResponse:
@@ -725,14 +726,14 @@ async def test_a_key_is_answered_again_as_it_was(
 
 async def test_a_key_is_answered_by_the_next_process_too(
     acceptance: Acceptance,
-    store: BatchRepository,
+    database: Database,
     repository: Repository,
     dispatch: Dispatch,
     backlog: Backlog,
 ) -> None:
     """threats.md F-2: the first one died before its answer was out."""
     first = await acceptance.accept(merge(ann()), KEY, render)
-    next_process = Acceptance(store, repository, dispatch, backlog, VAULT, clock)
+    next_process = Acceptance(StagedBatches(database), repository, dispatch, backlog, VAULT, clock)
 
     again = await next_process.accept(merge(ann()), KEY, render)
 
@@ -892,10 +893,10 @@ async def test_twenty_thousand_of_a_file_each_keep_their_own_secret(
 
 
 @pytest.fixture
-def narrow(store: BatchRepository, repository: Repository, dispatch: Dispatch) -> Acceptance:
+def narrow(database: Database, repository: Repository, dispatch: Dispatch) -> Acceptance:
     """One that takes in little."""
     backlog = Backlog(dispatch.lives, LIMITS)
-    return Acceptance(store, repository, dispatch, backlog, VAULT, clock)
+    return Acceptance(StagedBatches(database), repository, dispatch, backlog, VAULT, clock)
 
 
 async def test_a_session_with_too_many_batches_is_told_before_anything_is_read(

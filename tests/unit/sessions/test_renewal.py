@@ -90,7 +90,7 @@ async def _opened(office: Office, login: Login) -> SessionId:
 
 
 async def log_in(sessions: Sessions, session_id: SessionId) -> None:
-    imap = await sessions.connect_imap(session_id)
+    imap = await sessions.credentials.connect_imap(session_id)
     imap.close()
 
 
@@ -268,7 +268,7 @@ async def test_health_renews_a_token_that_is_due_or_refused(
     endpoint.revoke_access()
     office.clock.advance(seconds=seconds)
 
-    health = await office.sessions.check(joe)
+    health = await office.sessions.credentials.check(joe)
 
     assert (health.imap.ok, health.smtp.ok) == (True, True)
 
@@ -320,7 +320,7 @@ async def test_a_refresh_that_nobody_waits_for_any_more_is_kept_at_the_end(
     alone.cancel()
     await asyncio.wait({alone})
 
-    closing = asyncio.create_task(office.sessions.renewals.close())
+    closing = asyncio.create_task(office.sessions.credentials.renewals.close())
     endpoint.gate.set()
     await closing
 
@@ -515,13 +515,22 @@ async def test_health_tells_an_endpoint_in_trouble_of_both_servers(
     office.clock.advance(seconds=HOUR)
     endpoint.on(503, {})
 
-    health = await office.sessions.check(joe)
+    health = await office.sessions.credentials.check(joe)
 
     assert (health.imap.error, health.smtp.error) == ("upstream-unavailable",) * 2
 
 
+@pytest.mark.parametrize(
+    "tries",
+    [("connect", "connect", "connect", "check"), ("check", "connect")],
+    ids=["found by a connection", "found by health"],
+)
 async def test_a_token_that_was_refused_is_not_tried_again_while_the_endpoint_is_in_trouble(
-    office: Office, endpoint: TokenEndpoint, joe: SessionId, imap_server: ScriptedImap
+    office: Office,
+    endpoint: TokenEndpoint,
+    joe: SessionId,
+    imap_server: ScriptedImap,
+    tries: tuple[str, ...],
 ) -> None:
     """A batch comes back every two seconds. Servers lock accounts for less."""
     endpoint.revoke_access()
@@ -529,23 +538,11 @@ async def test_a_token_that_was_refused_is_not_tried_again_while_the_endpoint_is
     logins = imap_server.count("AUTHENTICATE")
     endpoint.on(503, {})
 
-    for _ in range(3):
-        await refusal(office.sessions, joe)
-    await office.sessions.check(joe)
-
-    assert imap_server.count("AUTHENTICATE") == logins + 1
-
-
-async def test_a_token_that_health_finds_refused_is_not_tried_again_either(
-    office: Office, endpoint: TokenEndpoint, joe: SessionId, imap_server: ScriptedImap
-) -> None:
-    endpoint.revoke_access()
-    office.clock.advance(seconds=FRESH.total_seconds() + 1)
-    logins = imap_server.count("AUTHENTICATE")
-    endpoint.on(503, {})
-
-    await office.sessions.check(joe)
-    await refusal(office.sessions, joe)
+    for each in tries:
+        if each == "connect":
+            await refusal(office.sessions, joe)
+        else:
+            await office.sessions.credentials.check(joe)
 
     assert imap_server.count("AUTHENTICATE") == logins + 1
 

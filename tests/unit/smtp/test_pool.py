@@ -124,7 +124,7 @@ async def test_a_broken_connection_is_never_lent_again(
     async with pool.lease(JOE) as broken:
         await broken.submit(ENVELOPE)
 
-    assert pool._all_slots() == []
+    assert pool._hosts.slots() == []
     async with pool.lease(JOE) as connection:
         assert connection is not broken
 

@@ -19,7 +19,7 @@ async def test_a_cancelled_waiter_leaves_the_queue(make_pool: MakePool) -> None:
         await settle()
         cancelled.cancel()
         await settle()
-        [host] = pool._hosts.values()
+        [host] = pool._hosts.all()
         assert len(host.waiters) == 1
 
     await patient

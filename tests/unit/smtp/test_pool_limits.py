@@ -88,7 +88,7 @@ async def test_an_idle_connection_beyond_a_limit_that_fell_goes_before_another_i
     limits[JOE] = 1
 
     async with pool.lease(JOE):
-        assert len(pool._all_slots()) == 1
+        assert len(pool._hosts.slots()) == 1
 
     await smtp_server.heard("QUIT", 2)
 
@@ -261,7 +261,7 @@ async def test_connections_that_died_unnoticed_are_replaced_two_at_a_time(
 
     tasks = [asyncio.create_task(send(pool, JOE)) for _ in range(4)]
     await smtp_server.heard("AUTH", 6)
-    await until(lambda: len(next(iter(pool._hosts.values())).waiters) == 2)
+    await until(lambda: len(pool._hosts.all()[0].waiters) == 2)
 
     assert smtp_server.connections == 6
     await _cancel(tasks)
