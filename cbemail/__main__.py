@@ -273,6 +273,7 @@ _SEALED = {
     SealedKind.ANSWERS: "answers to idempotency keys",
     SealedKind.RESULTS: "results of messages sent",
     SealedKind.FOLDER_STATES: "states of folders",
+    SealedKind.CACHE_KEYS: "keys of the message cache",
 }
 
 

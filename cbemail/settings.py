@@ -284,6 +284,21 @@ class Settings:
             "The largest batch to accept, with its file of recipients, in MB; in JSON 128 at most.",
         ),
     ]
+    cache_max_mb: Annotated[
+        int,
+        Variable(
+            "1024",
+            _integer(0, 1_000_000),
+            "What is kept of mail on disk at most, encrypted, to save asking for it again, in MB; 0 keeps it in memory "
+            "only.",
+        ),
+    ]
+    cache_ttl_hours: Annotated[
+        int,
+        Variable(
+            "168", _integer(1, 8760), "What is kept of mail on disk goes when unused for this."
+        ),
+    ]
     discovery: Annotated[
         bool,
         Variable(

@@ -208,12 +208,15 @@ def _of_the_cache(cache: SummaryCache) -> Iterator[Metric]:
     known = cache.statistics()
     yield _counter(
         "cbemail_cache_lookups_total",
-        "Messages that were looked up in the cache of rows.",
+        "Messages that were looked up in the cache of rows: there in memory (hit), or on disk (stored), or not (miss).",
         ("result",),
-        {("hit",): known.hits, ("miss",): known.misses},
+        {("hit",): known.hits, ("stored",): known.stored, ("miss",): known.misses},
     )
-    yield _gauge("cbemail_cache_rows", "Messages in the cache.", (), {(): known.rows})
+    yield _gauge("cbemail_cache_rows", "Messages in the cache, in memory.", (), {(): known.rows})
     yield _gauge("cbemail_cache_bytes", "About how large it is.", (), {(): known.octets})
+    yield _gauge(
+        "cbemail_cache_disk_bytes", "What is cached on disk.", (), {(): known.stored_octets}
+    )
 
 
 def _of_the_store(commits: CommitStatistics) -> Iterator[Metric]:

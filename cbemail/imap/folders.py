@@ -10,9 +10,10 @@ from cbemail.imap.flight import Completion
 from cbemail.imap.naming import learn_spellings, run_naming
 from cbemail.imap.parser import list_data, status_data
 from cbemail.imap.protocol import INBOX, FolderPath, ListData, StatusData
-from cbemail.imap.selecting import select
+from cbemail.imap.selecting import select, unselect
 from cbemail.imap.wire import Argument, Command, mailbox
 
+_NOOP = Command("NOOP")
 _ITEMS = b"(MESSAGES UNSEEN UIDNEXT UIDVALIDITY)"
 STATUS_FLIGHT = 50  # STATUS commands on their way at once, where the server has no LIST-STATUS
 
@@ -26,7 +27,12 @@ class Listing(Struct, frozen=True):
 
 
 async def list_folders(connection: ImapConnection, *, counts: bool) -> Listing:
-    """Every mailbox; with ``counts`` the number of messages of each, in one command where LIST-STATUS is offered."""
+    """Every mailbox; with ``counts`` the number of messages of each, in one command where LIST-STATUS is offered.
+
+    Of the one that is selected a server may count no more than it has told of: it is given the chance to tell, and asked
+    again where it did.
+    """
+    noop = [_NOOP] if counts else []
     if "LIST-EXTENDED" in connection.capabilities:
         returning = [b"SUBSCRIBED", b"CHILDREN"]
         if "SPECIAL-USE" in connection.capabilities:
@@ -34,13 +40,15 @@ async def list_folders(connection: ImapConnection, *, counts: bool) -> Listing:
         if counts and "LIST-STATUS" in connection.capabilities:
             returning.append(b"STATUS " + _ITEMS)
         arguments = (b'""', b'"*"', b"RETURN (" + b" ".join(returning) + b")")
-        completion = await connection.run_one(Command("LIST", arguments))
-        folders = _listed(completion, "LIST")
+        completion, *_ = await connection.run(Command("LIST", arguments), *noop)
+        folders = _listed(completion.require_ok(), "LIST")
         subscribed = frozenset(f.path for f in folders if "\\subscribed" in f.attributes)
         status = _status(completion)
+        if connection.selected is not None and _tells_news(completion):
+            status.pop(connection.selected.path, None)
     else:
-        listed, lsub = await connection.run(
-            Command("LIST", (b'""', b'"*"')), Command("LSUB", (b'""', b'"*"'))
+        listed, lsub, *_ = await connection.run(
+            Command("LIST", (b'""', b'"*"')), Command("LSUB", (b'""', b'"*"')), *noop
         )
         folders = _listed(listed.require_ok(), "LIST")
         subscribed = frozenset(f.path for f in _listed(lsub, "LSUB"))
@@ -60,6 +68,11 @@ def _listed(completion: Completion, name: str) -> list[ListData]:
     """Each path once: some servers list INBOX twice, under two namespaces."""
     by_path = {folder.path: folder for folder in completion.read(name, list_data)}
     return list(by_path.values())
+
+
+def _tells_news(completion: Completion) -> bool:
+    """Whether something was said of the selected mailbox."""
+    return any(map(completion.untagged, ("EXISTS", "EXPUNGE", "VANISHED", "FETCH")))
 
 
 def _status(completion: Completion) -> dict[FolderPath, StatusData]:
@@ -141,13 +154,12 @@ async def subscribe_folder(
 
 
 async def _leave(connection: ImapConnection, path: FolderPath) -> None:
-    """A mailbox that is selected cannot safely be deleted or renamed. CLOSE would expunge: UNSELECT (RFC 3691), or
-    select another."""
-    if connection.selected is None or connection.selected.path != path:
+    """A mailbox that is selected cannot safely be deleted or renamed."""
+    is_selected = connection.selected is not None and connection.selected.path == path
+    if not is_selected and not connection.to_unselect:
         return
     if "UNSELECT" in connection.capabilities:
-        connection.selected = None
-        await connection.run_one(Command("UNSELECT"))
+        await unselect(connection)
     else:
         await select(connection, INBOX)
 

@@ -9,6 +9,7 @@ from cbemail.imap.naming import may_be_spelled_otherwise, run_naming
 from cbemail.imap.parser import expunged, permanent_flags
 from cbemail.imap.protocol import (
     FolderPath,
+    Response,
     ResponseCode,
     SelectData,
     StatusResponse,
@@ -16,6 +17,8 @@ from cbemail.imap.protocol import (
     Untagged,
 )
 from cbemail.imap.wire import Command, mailbox
+
+_UNSELECT = Command("UNSELECT")
 
 
 async def select(connection: ImapConnection, folder: FolderPath) -> SelectData:
@@ -39,6 +42,7 @@ async def select_with(
 ) -> tuple[SelectData, Completion]:
     """As `select`, with parameters such as ``(CONDSTORE)`` (RFC 4466 section 2.1); and what was said of it."""
     connection.selected = connection.to_select = None
+    connection.to_unselect = False
     completion = await run_naming(
         connection, folder, lambda name: Command("SELECT", (name, *parameters))
     )
@@ -54,7 +58,8 @@ def _of_new_mailbox(completion: Completion) -> Completion:
         code = response.code if isinstance(response, StatusResponse) else None
         if code is not None and code.name == "CLOSED":
             start = index + 1
-    return structs.replace(completion, responses=completion.responses[start:])
+    responses = completion.responses[start:]
+    return structs.replace(completion, responses=responses, heard=completion.heard - start)
 
 
 def _selected(folder: FolderPath, completion: Completion) -> SelectData:
@@ -63,7 +68,8 @@ def _selected(folder: FolderPath, completion: Completion) -> SelectData:
         if completion.status.code is None or completion.status.code.name in {"CANNOT", "NOPERM"}:
             raise FolderNotFound(f"The folder {folder} does not exist, or holds no messages.")
         completion.require_ok()
-    validity = completion.code("UIDVALIDITY")
+    told = _codes(completion)
+    validity = told.get("UIDVALIDITY")
     if validity is None or not validity.isdigit():
         raise UpstreamError(
             "The mail server gives no UIDVALIDITY, without which messages cannot be named.",
@@ -74,11 +80,18 @@ def _selected(folder: FolderPath, completion: Completion) -> SelectData:
         path=folder,
         uid_validity=UidValidity(int(validity)),
         exists=_existing(completion),
-        uid_next=_number(completion.code("UIDNEXT")),
-        highest_modseq=_number(completion.code("HIGHESTMODSEQ")) or None,
-        permanent_flags=_permanent_flags(completion),
-        read_only=completion.code("READ-ONLY") is not None,
+        uid_next=_number(told.get("UIDNEXT")),
+        highest_modseq=_number(told.get("HIGHESTMODSEQ")) or None,
+        permanent_flags=_permanent_flags(told.get("PERMANENTFLAGS")),
+        read_only="READ-ONLY" in told,
     )
+
+
+def _codes(completion: Completion) -> dict[str, bytes]:
+    """The response codes of a SELECT with their arguments, the last of each: one before may be of the mailbox before."""
+    statuses = [*completion.responses[: completion.heard], completion.status]
+    codes = [each.code for each in statuses if isinstance(each, StatusResponse)]
+    return {code.name: code.arguments for code in codes if code is not None}
 
 
 def _existing(completion: Completion) -> int:
@@ -96,25 +109,53 @@ def _number(told: bytes | None) -> int | None:
     return int(told) if told is not None and told.isdigit() and len(told) < 20 else None
 
 
-def _permanent_flags(completion: Completion) -> frozenset[str] | None:
-    told = completion.code("PERMANENTFLAGS")
+def _permanent_flags(told: bytes | None) -> frozenset[str] | None:
     return permanent_flags(ResponseCode("PERMANENTFLAGS", told)) if told is not None else None
 
 
-async def run_selected(connection: ImapConnection, *commands: Command) -> list[Completion]:
-    """Run ``commands``, with the SELECT that is due ahead of them in the same flight, where one is.
+def select_later(connection: ImapConnection, folder: FolderPath) -> None:
+    """Have the next read select ``folder``. Until then none counts as selected, lest what is known of one be taken for
+    what is known of the other."""
+    connection.to_unselect |= connection.selected is not None
+    connection.selected, connection.to_select = None, folder
 
-    Only where nothing is selected yet: what a server may still say of another folder would be taken for this one's. A
-    SELECT that is refused takes the others with it: they are sent again should `select` find another spelling.
+
+async def unselect(connection: ImapConnection) -> None:
+    """Leave the mailbox that is selected (RFC 3691: the server must have UNSELECT). CLOSE would expunge."""
+    connection.selected, connection.to_unselect = None, False
+    await connection.run_one(_UNSELECT)
+
+
+async def run_selected(connection: ImapConnection, *commands: Command) -> list[Completion]:
+    """Run ``commands``, which change nothing, with the SELECT that is due ahead of them in the same flight, where one is.
+
+    A SELECT that is refused takes the others with it, whatever is said to them: no mailbox is selected then (RFC 9051
+    section 6.3.2), but a server may go on with the one before. They are sent again where `select` finds another
+    spelling; and where one of them was answered ahead of the SELECT, which it should have followed (section 5.5).
     """
     folder, connection.to_select = connection.to_select, None
     if folder is None:
         return await connection.run(*commands)
+    connection.to_unselect = False
     name = mailbox(folder, connection.spellings.get(folder))
     selection = Command("SELECT", (name, *_parameters(connection)))
     chosen, *completions = await connection.run(selection, *commands)
-    if chosen.ok or not may_be_spelled_otherwise(connection, folder):
-        connection.selected = _selected(folder, chosen)
-        return completions
-    await select(connection, folder)
-    return await connection.run(*commands)
+    if not chosen.ok and may_be_spelled_otherwise(connection, folder):
+        await select(connection, folder)
+        return await connection.run(*commands)
+    connection.selected = _selected(folder, _of_new_mailbox(chosen))
+    if chosen.place > 0:
+        return await connection.run(*commands)
+    responses = _said_since(chosen)
+    return [structs.replace(completion, responses=responses) for completion in completions]
+
+
+def _said_since(chosen: Completion) -> list[Response]:
+    """What was said since a SELECT was answered, behind how many messages there were: what came before may be of the
+    mailbox before, where a server does not say when that was closed."""
+    exists = [each for each in chosen.responses[: chosen.heard] if _is_exists(each)]
+    return [*exists[-1:], *chosen.responses[chosen.heard :]]
+
+
+def _is_exists(response: Response) -> bool:
+    return isinstance(response, Untagged) and response.name == "EXISTS"

@@ -8,11 +8,10 @@ from cbemail.imap.connection import ImapConnection
 from cbemail.imap.flight import Completion
 from cbemail.imap.parser import capabilities, fetch_data, vanished_data
 from cbemail.imap.protocol import Flag, FolderPath, SelectData, Uid, UidValidity
-from cbemail.imap.selecting import select_with
+from cbemail.imap.selecting import select_with, unselect
 from cbemail.imap.wire import Command
 from cbemail.turns import Turn
 
-_UNSELECT = Command("UNSELECT")
 _ENABLE = Command("ENABLE", (b"QRESYNC",))
 
 # Messages whose flags are asked for in one FETCH: a fifth of what one flight may bring.
@@ -68,9 +67,9 @@ async def remembers_removed(connection: ImapConnection) -> bool:
     """Whether the server has QRESYNC, which is enabled then: once a connection, and with no mailbox selected (RFC 5161
     section 3.1). From then on VANISHED takes the place of EXPUNGE."""
     if "QRESYNC" in connection.capabilities and "QRESYNC" not in connection.enabled:
-        if connection.selected is not None and "UNSELECT" in connection.capabilities:
-            connection.selected = None
-            await connection.run_one(_UNSELECT)
+        is_selected = connection.selected is not None or connection.to_unselect
+        if is_selected and "UNSELECT" in connection.capabilities:
+            await unselect(connection)
         completion = await connection.run_one(_ENABLE)
         told = [capabilities(response) for response in completion.untagged("ENABLED")]
         connection.enabled = frozenset().union(*told)

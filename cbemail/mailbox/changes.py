@@ -13,18 +13,19 @@ from msgspec import Struct, structs
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import Found, fetch, search
+from cbemail.imap.messages import Found, search
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import FetchData, Flag, FolderPath, SelectData, Uid
 from cbemail.imap.repeating import repeatable
 from cbemail.imap.search import SearchProgram
 from cbemail.imap.sync import Resynced, Since, resync
 from cbemail.imap.values import MAX_UID
+from cbemail.mailbox.cache import Shelf
 from cbemail.mailbox.comparison import Basis, compare, find_basis, know_all, stable
 from cbemail.mailbox.folder_state import Known, Memory, State, StateKeeper
-from cbemail.mailbox.summary import SUMMARY_ITEMS, Summary, Unreadable, summarise
+from cbemail.mailbox.rows import RowReader
+from cbemail.mailbox.summary import Summary, Unreadable
 from cbemail.timing import spent_on
-from cbemail.turns import Turn
 
 # Removed messages in one answer. A server that names more has forgotten what it removed when, and names all that ever
 # was: the client is better off beginning anew.
@@ -52,8 +53,8 @@ class Changes(Struct, frozen=True):
 class _Step(Struct, frozen=True):
     """From what a client knows to what it is about to know.
 
-    ``page`` are the UIDs it is told of as new, and ``rows`` what there is to tell. ``known`` is what has to be kept for
-    it from now on, where that is not what was kept before.
+    ``page`` are the UIDs it is told of as new, and ``rows`` what there is to tell, beside what is ``listed`` already.
+    ``known`` is what has to be kept for it from now on, where that is not what was kept before.
     """
 
     state: State
@@ -63,19 +64,29 @@ class _Step(Struct, frozen=True):
     flags: dict[Uid, tuple[Flag, ...]] = {}
     reset: bool = False
     known: Known | None = None
+    listed: dict[Uid, Summary] = {}
     rows: dict[Uid, FetchData] = {}
 
 
 class FolderChanges:
     """Follows folders. Nothing here changes a message."""
 
-    def __init__(self, pool: ImapPool, directory: FolderDirectory, keeper: StateKeeper) -> None:
+    def __init__(
+        self, pool: ImapPool, directory: FolderDirectory, rows: RowReader, keeper: StateKeeper
+    ) -> None:
         self._pool = pool
         self._directory = directory
+        self._rows = rows
         self._keeper = keeper
 
     async def since(
-        self, session_id: SessionId, folder_name: str, token: str | None, *, limit: int
+        self,
+        session_id: SessionId,
+        folder_name: str,
+        token: str | None,
+        *,
+        limit: int,
+        snippets: bool = False,
     ) -> Changes:
         """What has happened since the state ``token``, with up to ``limit`` new messages; without one, the state now.
 
@@ -94,25 +105,38 @@ class FolderChanges:
             found = await resync(imap, folder, _since(given))
             self._directory.show(session_id, imap)
             step = await _step(imap, found, given, memory, limit)
-            rows = await fetch(imap, step.page, SUMMARY_ITEMS) if step.page else {}
-            return structs.replace(step, rows=rows)
+            shelf = Shelf(session_id, folder, step.state.uid_validity)
+            listed = await self._rows.known(shelf, step.page, snippets=snippets)
+            rows = await self._rows.fetch(imap, step.page, listed, snippets=snippets)
+            return structs.replace(step, listed=listed, rows=rows)
 
         step = await repeatable(self._pool, session_id, None, look)
-        state = step.state
-        if step.known is not None:
-            known = _with_page(step.known, step)
-            kept = await self._keeper.keep(session_id, folder, known, after=memory)
-            state = structs.replace(state, kept=kept)
+        state = await self._state_after(step, session_id, folder, memory)
+        if token is None or state != given:
+            token = self._keeper.write(session_id, folder, state)
+        shelf = Shelf(session_id, folder, state.uid_validity)
+        with spent_on("parse"):
+            # One that is gone already is told as removed the next time, at most.
+            present = [step.rows[uid] for uid in step.page if uid in step.rows]
+            new = await self._rows.make(shelf, present, step.listed, snippets=snippets)
         return Changes(
-            state=self._keeper.write(session_id, folder, state)
-            if token is None or state != given
-            else token,
-            new=await _summaries(step, folder),
+            state=token,
+            new=new,
             flags=[FlagChange(uid, list(flags)) for uid, flags in step.flags.items()],
             removed=step.removed,
             reset=step.reset,
             more=step.more,
         )
+
+    async def _state_after(
+        self, step: _Step, session_id: SessionId, folder: FolderPath, memory: Memory | None
+    ) -> State:
+        """The state that a step led to; what going on from there will take is kept."""
+        if step.known is None:
+            return step.state
+        known = _with_page(step.known, step)
+        kept = await self._keeper.keep(session_id, folder, known, after=memory)
+        return structs.replace(step.state, kept=kept)
 
 
 def _since(given: State | None) -> Since | None:
@@ -219,15 +243,3 @@ def _with_page(known: Known, step: _Step) -> Known:
         return known
     told = {uid: stable(step.rows[uid].flags or ()) for uid in step.page if uid in step.rows}
     return known | dict.fromkeys(step.page, ()) | told
-
-
-async def _summaries(step: _Step, folder: FolderPath) -> list[Summary | Unreadable]:
-    """What there is to tell of the new. One that is gone already is told as removed the next time, at most."""
-    messages: list[Summary | Unreadable] = []
-    turn = Turn()
-    with spent_on("parse"):
-        for uid in step.page:
-            await turn.share()
-            if uid in step.rows:
-                messages.append(summarise(step.rows[uid], folder))
-    return messages

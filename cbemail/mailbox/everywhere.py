@@ -179,7 +179,7 @@ class AccountListing:
 
         async def search(folder: FolderPath) -> None:
             read = partial(self._strand, criteria=criteria, found=found)
-            strand = await self._in_folder(session_id, folder, read, found.skipped)
+            strand = await self._in_folder(session_id, folder, read, found.skipped, lazily=True)
             if strand is not None:
                 found.strands.append(strand)
             del left[folder]
@@ -197,10 +197,10 @@ class AccountListing:
     async def _strand(
         self, imap: ImapConnection, *, criteria: SearchFilter, found: _Found
     ) -> Strand:
-        assert imap.selected is not None  # noqa: S101 - leased with a folder
-        folder, validity = imap.selected.path, imap.selected.uid_validity
         program = program_for(imap, criteria, self._clock().date())
         fitting = await find(imap, program)
+        assert imap.selected is not None  # noqa: S101 - by the search, at the latest
+        folder, validity = imap.selected.path, imap.selected.uid_validity
         if fitting.count > FETCH_ROWS and sorts(imap):
             order = await newest_first(imap, program)
             if program.has_attachments is not None:  # which SORT knows as little of as SEARCH
@@ -262,10 +262,11 @@ class AccountListing:
         folder: FolderPath,
         read: Callable[[ImapConnection], Awaitable[T]],
         skipped: dict[FolderPath, Skipped],
+        *,
+        lazily: bool = False,
     ) -> T | None:
-        return await _tolerantly(
-            folder, partial(repeatable, self._pool, session_id, folder, read), skipped
-        )
+        work = partial(repeatable, self._pool, session_id, folder, read, lazily=lazily)
+        return await _tolerantly(folder, work, skipped)
 
 
 async def _tolerantly(

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from cbemail.errors import CursorExpired
 from cbemail.ids import SessionId
 from cbemail.imap.connection import ImapConnection
 from cbemail.imap.directory import FolderDirectory
-from cbemail.imap.messages import Aside, fetch_each, is_unchanged
+from cbemail.imap.messages import Aside, is_unchanged
 from cbemail.imap.pool import ImapPool
 from cbemail.imap.protocol import FetchData, FolderPath, SelectData, Uid, UidValidity
 from cbemail.imap.repeating import repeatable
 from cbemail.imap.search import SearchFilter
-from cbemail.mailbox.cache import Shelf, SummaryCache
+from cbemail.mailbox.cache import Shelf
 from cbemail.mailbox.finding import Finder, Position
-from cbemail.mailbox.snippets import complete, snippet_items
-from cbemail.mailbox.summary import SUMMARY_ITEMS, Summary, Unreadable, summarise, with_flags
+from cbemail.mailbox.rows import RowReader
+from cbemail.mailbox.summary import Summary, Unreadable
 from cbemail.memory import SessionMemory
 from cbemail.timing import spent_on
-from cbemail.turns import Turn
 
 PAGES_OCTETS = 12 * 1024 * 1024  # of what is remembered of pages, of all sessions
 _PAGE_OCTETS, _ROW_OCTETS = 1_000, 1_000  # most of a row is in the cache of rows, too
@@ -45,7 +44,6 @@ class _FetchedPage(Struct, frozen=True):
     rows: list[FetchData]
     known: dict[Uid, Summary]
     end: Position | None
-    snippets: bool
     aside: Aside
 
 
@@ -95,11 +93,11 @@ class FolderListing:
     """
 
     def __init__(
-        self, pool: ImapPool, directory: FolderDirectory, cache: SummaryCache, finder: Finder
+        self, pool: ImapPool, directory: FolderDirectory, rows: RowReader, finder: Finder
     ) -> None:
         self._pool = pool
         self._directory = directory
-        self._cache = cache
+        self._rows = rows
         self._finder = finder
         self._pages: SessionMemory[_Question, _Shown] = SessionMemory(PAGES_OCTETS)
 
@@ -143,18 +141,25 @@ class FolderListing:
             told = {}
             if guess is not None and found.searched:
                 told = guess.told(aside)
-            known = self._known(Shelf(session_id, folder, validity), shown, snippets=snippets)
-            rows = await self._rows(imap, shown, known, told, snippets=snippets)
+            shelf = Shelf(session_id, folder, validity)
+            known = await self._rows.known(shelf, shown, snippets=snippets)
+            untold = [uid for uid in shown if uid not in known or uid not in told]
+            rows = told | await self._rows.fetch(imap, untold, known, snippets=snippets)
             end = Position(validity, shown[-1]) if len(found.uids) > limit else None
             present = [rows[u] for u in shown if u in rows]
-            return _FetchedPage(imap.selected, found.total, present, known, end, snippets, aside)
+            return _FetchedPage(imap.selected, found.total, present, known, end, aside)
 
         fetched = await repeatable(self._pool, session_id, folder, read, lazily=True)
         if isinstance(fetched, Page):
             return fetched
         with spent_on("parse"):
-            messages = await self._summaries(session_id, folder, fetched)
-        validity = fetched.selection.uid_validity
+            validity = fetched.selection.uid_validity
+            messages = await self._rows.make(
+                Shelf(session_id, folder, validity),
+                fetched.rows,
+                fetched.known,
+                snippets=snippets,
+            )
         page = Page(folder, validity, fetched.total, messages, fetched.end)
         self._remember(session_id, question, fetched, page)
         return page
@@ -169,24 +174,20 @@ class FolderListing:
         snippets: bool = False,
     ) -> list[Summary | Unreadable]:
         """The rows of messages that were found before; there is none of what is gone since, with its folder or alone."""
+        shelf = Shelf(session_id, folder, uid_validity)
+        known = await self._rows.known(shelf, uids, snippets=snippets)
 
-        async def read(imap: ImapConnection) -> _FetchedPage:
+        async def read(imap: ImapConnection) -> list[FetchData]:
             assert imap.selected is not None  # noqa: S101 - leased with a folder
-            known: dict[Uid, Summary] = {}
-            rows: dict[Uid, FetchData] = {}
-            if imap.selected.uid_validity == uid_validity:
-                self._directory.show(session_id, imap)
-                shelf = Shelf(session_id, folder, uid_validity)
-                known = self._known(shelf, uids, snippets=snippets)
-                rows = await self._rows(imap, uids, known, {}, snippets=snippets)
-            present = [rows[uid] for uid in uids if uid in rows]
-            return _FetchedPage(
-                imap.selected, len(present), present, known, None, snippets, Aside(())
-            )
+            if imap.selected.uid_validity != uid_validity:
+                return []
+            self._directory.show(session_id, imap)
+            rows = await self._rows.fetch(imap, uids, known, snippets=snippets)
+            return [rows[uid] for uid in uids if uid in rows]
 
-        fetched = await repeatable(self._pool, session_id, folder, read)
+        present = await repeatable(self._pool, session_id, folder, read)
         with spent_on("parse"):
-            return await self._summaries(session_id, folder, fetched)
+            return await self._rows.make(shelf, present, known, snippets=snippets)
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone."""
@@ -203,49 +204,3 @@ class FolderListing:
         shown = _Shown(page, rows, fetched.selection, modseq, news)
         octets = _PAGE_OCTETS + _ROW_OCTETS * len(rows)
         self._pages.put(session_id, question, shown, octets)
-
-    def _known(self, shelf: Shelf, uids: Sequence[Uid], *, snippets: bool) -> dict[Uid, Summary]:
-        return {
-            uid: row
-            for uid in uids
-            if (row := self._cache.get(shelf, uid)) is not None
-            and not (snippets and row.snippet is UNSET)
-        }
-
-    async def _rows(
-        self,
-        imap: ImapConnection,
-        shown: Sequence[Uid],
-        known: dict[Uid, Summary],
-        told: dict[Uid, FetchData],
-        *,
-        snippets: bool,
-    ) -> dict[Uid, FetchData]:
-        """What the server says of the rows: their flags, and all of those that are not ``known``. What it has ``told``
-        is not asked for again."""
-        flags = [uid for uid in known if uid not in told]
-        unknown = [uid for uid in shown if uid not in known]
-        if not flags and not unknown:
-            return told
-        items = SUMMARY_ITEMS + (snippet_items(imap.capabilities) if snippets else b"")
-        asked = await fetch_each(imap, {b"FLAGS": flags, items: unknown})
-        return told | (await complete(imap, asked, unknown) if snippets else asked)
-
-    async def _summaries(
-        self, session_id: SessionId, folder: FolderPath, fetched: _FetchedPage
-    ) -> list[Summary | Unreadable]:
-        """The rows of a page: of what is known only the flags are new, and what is new is known from now on."""
-        shelf = Shelf(session_id, folder, fetched.selection.uid_validity)
-        messages: list[Summary | Unreadable] = []
-        turn = Turn()
-        for row in fetched.rows:
-            await turn.share()
-            known = fetched.known.get(row.uid) if row.uid is not None else None
-            if known is not None:
-                messages.append(with_flags(known, row.flags or (), snippet=fetched.snippets))
-                continue
-            summary = summarise(row, folder, snippet=fetched.snippets)
-            if isinstance(summary, Summary):
-                self._cache.put(shelf, summary, len(row.sections["HEADER.FIELDS"]))
-            messages.append(summary)
-        return messages

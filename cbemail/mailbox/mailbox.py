@@ -16,6 +16,8 @@ from cbemail.mailbox.folders import MailboxFolders
 from cbemail.mailbox.listing import FolderListing
 from cbemail.mailbox.parts import PartReader
 from cbemail.mailbox.reading import MessageReader
+from cbemail.mailbox.rows import RowReader
+from cbemail.mailbox.stored_cache import StoredCache
 from cbemail.mailbox.threads import ThreadReader
 
 
@@ -35,11 +37,15 @@ class Mailbox(Struct, frozen=True):
     actions: MailboxActions
 
     @classmethod
-    def over(cls, imap: ImapPool, states: StateKeeper, clock: Clock) -> "Mailbox":
+    def over(
+        cls, imap: ImapPool, states: StateKeeper, clock: Clock, stored: StoredCache | None
+    ) -> "Mailbox":
+        """The mailboxes behind ``imap``; what is read of them is also kept on disk, where there is a cache for it."""
         directory = FolderDirectory(imap)
-        cache = SummaryCache()
+        cache = SummaryCache(behind=stored)
+        rows = RowReader(cache)
         finder = Finder(clock)
-        listing = FolderListing(imap, directory, cache, finder)
+        listing = FolderListing(imap, directory, rows, finder)
         return cls(
             directory=directory,
             cache=cache,
@@ -47,10 +53,10 @@ class Mailbox(Struct, frozen=True):
             folders=MailboxFolders(imap, directory),
             listing=listing,
             account=AccountListing(imap, directory, listing, clock),
-            reader=MessageReader(imap, directory),
+            reader=MessageReader(imap, directory, stored),
             parts=PartReader(imap, directory),
             threads=ThreadReader(imap, directory, listing),
-            changes=FolderChanges(imap, directory, states),
+            changes=FolderChanges(imap, directory, rows, states),
             actions=MailboxActions(imap, directory, clock),
         )
 

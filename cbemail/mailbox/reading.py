@@ -27,9 +27,11 @@ from cbemail.imap.protocol import (
 from cbemail.imap.repeating import repeatable
 from cbemail.mailbox.body import BODY_OCTETS, Body, read_body
 from cbemail.mailbox.bounce import REPORT_OCTETS, Bounce, bounce_sections, read_bounce
+from cbemail.mailbox.cache import Cache
+from cbemail.mailbox.cache_key import Shape
+from cbemail.mailbox.stored_cache import StoredCache
 from cbemail.mailbox.structure import Layout, lay_out
 from cbemail.mailbox.summary import Summary, summary_fields
-from cbemail.memory import SessionMemory
 from cbemail.mime.headers import SummaryHeaders, read_header_block, read_summary_headers
 from cbemail.mime.quoted import without_history
 from cbemail.mime.words import decode_text
@@ -83,10 +85,12 @@ class MessageReader:
     """Messages in full. Nothing here changes one, but for ``mark_read``. Of one that was read before, only the flags are
     asked for."""
 
-    def __init__(self, pool: ImapPool, directory: FolderDirectory) -> None:
+    def __init__(
+        self, pool: ImapPool, directory: FolderDirectory, behind: StoredCache | None
+    ) -> None:
         self._pool = pool
         self._directory = directory
-        self._read: SessionMemory[tuple[FolderPath, Uid], _Read] = SessionMemory(READ_OCTETS)
+        self._read = Cache(_READ, READ_OCTETS, overhead=_MESSAGE_OCTETS, behind=behind)
 
     async def message(
         self,
@@ -106,6 +110,9 @@ class MessageReader:
             MessageNotFound: there is no message ``uid`` in the folder (any more).
         """
         folder = await self._directory.resolve(session_id, folder_name)
+        name = (folder, uid)
+        if self._read.get(session_id, name) is None:
+            await self._read.recall(session_id, [name])
 
         async def read(imap: ImapConnection) -> _Read:
             found = await self._known(session_id, imap, folder, uid)
@@ -131,7 +138,7 @@ class MessageReader:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone."""
-        self._read.end(session_id)
+        self._read.forget(session_id)
 
     async def _known(
         self, session_id: SessionId, imap: ImapConnection, folder: FolderPath, uid: Uid
@@ -165,7 +172,7 @@ class MessageReader:
         found = _Read(row, folder, imap.selected.uid_validity, layout, sections)
         octets = len(header) + sum(map(len, sections.values()))
         if octets <= LARGEST_READ and row.defect is None:
-            self._read.put(session_id, (folder, uid), found, _MESSAGE_OCTETS + octets)
+            self._read.put(session_id, (folder, uid), found, octets)
         return found
 
     async def _row(
@@ -214,6 +221,10 @@ class _Read(Struct, frozen=True):
     def under(self, flags: tuple[Flag, ...]) -> _Read:
         """The same message under these flags."""
         return structs.replace(self, row=structs.replace(self.row, flags=flags))
+
+
+# By folder and UID: of which UIDVALIDITY it is, the value says, since that is known only when the folder is selected.
+_READ = Shape("message", _Read)
 
 
 def _message(

@@ -106,6 +106,7 @@ class Repository:
             "delete_batch_messages",
             "delete_batches",
             "delete_folder_states",
+            "delete_cache_key",
             "delete_session",
         )
         await self._database.execute_all([(query, {"id": session_id}) for query in deletions])

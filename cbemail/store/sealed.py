@@ -1,6 +1,7 @@
 """Every value that is sealed under SECRET_KEY itself, for whoever has to seal them anew.
 
-Recipients and texts of batches are not among them: they are sealed with the key of their batch, which is.
+Recipients and texts of batches are not among them: they are sealed with the key of their batch, which is. Nor is cached
+mail, which is sealed with the key of its session.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ class SealedKind(StrEnum):
     ANSWERS = "answers"  # to idempotency keys
     RESULTS = "results"  # of messages sent
     FOLDER_STATES = "folder_states"
+    CACHE_KEYS = "cache_keys"
 
 
 class SealedValue(Struct, frozen=True):

@@ -74,6 +74,8 @@ async def test_flights(tmp_path: Path, certificates: Certificates, sink: SmtpSin
     requests: list[tuple[str, int, tuple[str, str, object]]] = [
         ("cold list of 20", 4, ("GET", _LIST, None)),
         ("warm list of 20", 1, ("GET", _LIST, None)),
+        ("warm list of another folder", 1, ("GET", _LIST + "&folder=Sent", None)),
+        ("warm list of 20, from another folder", 1, ("GET", _LIST, None)),
         ("warm get, text", 1, ("GET", _MESSAGE.format(uid=2), None)),
         ("warm get, alternatives and a file", 2, ("GET", _MESSAGE.format(uid=1), None)),
         ("warm get, once more", 1, ("GET", _MESSAGE.format(uid=1), None)),

@@ -9,8 +9,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
+from msgspec import structs
+
 from cbemail.hosts import MailServer, Password, Security
-from cbemail.ids import new_session_id
+from cbemail.ids import SessionId, new_session_id
 from cbemail.sessions.keys import KeyRing
 from cbemail.sessions.vault import Vault
 from cbemail.store.duckdb_database import DuckDbDatabase
@@ -22,10 +25,15 @@ from tests.bench.figures import show
 from tests.bench.service import Client, Service
 from tests.certificates import Certificates
 from tests.fakes.smtp_sink import SmtpSink
-from tests.integration.conftest import SECRET_KEY
+from tests.integration.conftest import API_KEY, SECRET_KEY
 from tests.integration.dovecot import Dovecot
 
 _SESSIONS = 1000
+_REGISTERED, _ACTIVE = 10_000, 500
+_PAGE = 20
+_SERVER = MailServer("imap.example.test", 993, Security.TLS, "")  # which is never asked
+_KEY = {"X-API-Key": API_KEY}
+_WARM = 'cbemail_connections{protocol="imap",state="idle"}'
 _ATTACHMENT = 30_000_000  # octets, encoded
 _SLOW_READ = 131_072  # octets a slow client takes at a time
 _SLOW_PAUSE = 0.01  # seconds between; so it takes some 10 MB/s at most
@@ -75,13 +83,10 @@ def download(service: Service, client: Client, *, uid: int, pause: float = 0.0) 
 
 def test_a_thousand_sessions(tmp_path: Path, certificates: Certificates) -> None:
     ca_file = certificates.ca_file
-    empty, full = tmp_path / "empty", tmp_path / "full"
-    empty.mkdir()
-    full.mkdir()
-    asyncio.run(write_sessions(full / "db" / "cbemail.duckdb", _SESSIONS))
+    full = directory(tmp_path, "full")
+    asyncio.run(write_sessions(full, [f"user{n}@example.test" for n in range(_SESSIONS)], _SERVER))
 
-    with Service.running(empty, ca_file) as service:
-        without = service.resident_mb
+    without = resident_without_sessions(tmp_path, ca_file)
     with Service.running(full, ca_file) as service:
         resident = service.resident_mb
 
@@ -94,27 +99,84 @@ def test_a_thousand_sessions(tmp_path: Path, certificates: Certificates) -> None
     )
 
 
-async def write_sessions(path: Path, count: int) -> None:
-    """A store as a service that ran before has left it."""
-    database = await DuckDbDatabase.open(path)
+def test_ten_thousand_sessions_some_of_them_active(tmp_path: Path, dovecot: Dovecot) -> None:
+    full = directory(tmp_path, "full")
+    users = [dovecot.fresh_user() for _ in range(_REGISTERED)]
+    server = MailServer("localhost", dovecot.imaps_port, Security.TLS, "")
+    sessions = asyncio.run(write_sessions(full, users, server))
+    for user in users[:_ACTIVE]:
+        dovecot.append(user, *mail.everyday_mail(_PAGE))
+
+    without = resident_without_sessions(tmp_path, dovecot.ca_file)
+    with Service.running(full, dovecot.ca_file, IMAP_IDLE_SECONDS="1500") as service:
+        registered = service.resident_mb
+        list_each(service, sessions[:_ACTIVE])
+        resident = service.resident_mb
+        warm = warm_connections(service)
+
+    assert warm == _ACTIVE
+    show(
+        f"resident with {_REGISTERED} sessions, {_ACTIVE} of them with a warm TLS connection",
+        resident,
+        "MB",
+        at_most=250,
+        without_sessions_mb=round(without, 1),
+        registered_mb=round(registered, 1),
+        a_warm_session_kb=round(1024 * (resident - registered) / _ACTIVE, 1),
+    )
+
+
+def directory(tmp_path: Path, name: str) -> Path:
+    """Where a service may keep its store."""
+    path = tmp_path / name
+    path.mkdir()
+    return path
+
+
+def resident_without_sessions(tmp_path: Path, ca_file: Path) -> float:
+    with Service.running(directory(tmp_path, "empty"), ca_file) as service:
+        return service.resident_mb
+
+
+def list_each(service: Service, sessions: list[SessionId]) -> None:
+    """One page of each session's mail, in the name of a trusted service."""
+    with httpx.Client(base_url=service.url, headers=_KEY, timeout=60, trust_env=False) as client:
+        for session_id in sessions:
+            named = {"X-Session-ID": session_id}
+            response = client.get(f"/api/mailbox/messages?limit={_PAGE}", headers=named)
+            assert len(response.json()["messages"]) == _PAGE, response.text
+
+
+def warm_connections(service: Service) -> int:
+    told = httpx.get(f"{service.url}/metrics", headers=_KEY, timeout=60, trust_env=False).text
+    line = next(line for line in told.splitlines() if line.startswith(_WARM))
+    return int(float(line.rpartition(" ")[2]))
+
+
+async def write_sessions(folder: Path, users: list[str], server: MailServer) -> list[SessionId]:
+    """A store as a service that ran before has left it: a session a user, whose mail is at ``server``."""
+    database = await DuckDbDatabase.open(folder / "db" / "cbemail.duckdb")
     repository = Repository(database)
     vault = Vault(KeyRing([SECRET_KEY]))
-    await asyncio.gather(*(repository.add_session(*new_session(vault, n)) for n in range(count)))
+    made = [new_session(vault, number, user, server) for number, user in enumerate(users)]
+    await asyncio.gather(*(repository.add_session(*session) for session in made))
     await database.close()
+    return [session.id for session, _ in made]
 
 
-def new_session(vault: Vault, number: int) -> tuple[SessionRecord, RefreshTokenRecord]:
+def new_session(
+    vault: Vault, number: int, email: str, server: MailServer
+) -> tuple[SessionRecord, RefreshTokenRecord]:
     session_id = new_session_id()
     now = datetime.now(UTC).replace(microsecond=0)
-    email = f"user{number}@example.test"
-    secret = Password("an app password of sixteen")
+    secret = Password(Dovecot.password)
     record = SessionRecord(
         id=session_id,
         email=email,
         name=f"User {number}",
         provider=None,
         auth="password",
-        imap=MailServer("imap.example.test", 993, Security.TLS, email),
+        imap=structs.replace(server, username=email),
         smtp=MailServer("smtp.example.test", 465, Security.TLS, email),
         state=SessionState.ACTIVE,
         sealed_credentials=vault.seal_secrets(session_id, secret, secret),

@@ -35,41 +35,45 @@ def row(uid: int) -> Summary:
     )
 
 
-def test_a_row_is_found_where_it_was_put_and_nowhere_else() -> None:
+async def found(cache: SummaryCache, *uids: int, shelf: Shelf = SHELF) -> list[int]:
+    """Those of ``uids`` whose rows are known."""
+    return [uid for uid in uids if await cache.find(shelf, [Uid(uid)])]
+
+
+async def test_a_row_is_found_where_it_was_put_and_nowhere_else() -> None:
     cache = SummaryCache()
 
     cache.put(SHELF, row(7), 100)
 
-    assert cache.get(SHELF, Uid(7)) == row(7)
+    assert await cache.find(SHELF, [Uid(7), Uid(8)]) == {7: row(7)}
     others = [
         Shelf(ANN, INBOX, UidValidity(1)),
         Shelf(JOE, FolderPath("Sent"), UidValidity(1)),
         Shelf(JOE, INBOX, UidValidity(2)),
     ]
-    assert [cache.get(shelf, Uid(7)) for shelf in others] == [None, None, None]
-    assert cache.get(SHELF, Uid(8)) is None
+    assert [await found(cache, 7, shelf=shelf) for shelf in others] == [[], [], []]
 
 
-def test_the_row_used_longest_ago_gives_way() -> None:
+async def test_the_row_used_longest_ago_gives_way() -> None:
     cache = SummaryCache(octets=3 * 2_100)
     for uid in (1, 2, 3):
         cache.put(SHELF, row(uid), 100)
-    cache.get(SHELF, Uid(1))
+    await found(cache, 1)
 
     cache.put(SHELF, row(4), 100)
 
-    assert [uid for uid in (1, 2, 3, 4) if cache.get(SHELF, Uid(uid))] == [1, 3, 4]
+    assert await found(cache, 1, 2, 3, 4) == [1, 3, 4]
 
 
-def test_a_row_larger_than_all_there_is_room_for_is_not_kept() -> None:
+async def test_a_row_larger_than_all_there_is_room_for_is_not_kept() -> None:
     cache = SummaryCache(octets=1_000)
 
     cache.put(SHELF, row(1), 100)
 
-    assert cache.get(SHELF, Uid(1)) is None
+    assert await found(cache, 1) == []
 
 
-def test_a_session_that_ended_leaves_nothing_and_others_everything() -> None:
+async def test_a_session_that_ended_leaves_nothing_and_others_everything() -> None:
     cache = SummaryCache()
     other = Shelf(ANN, INBOX, UidValidity(1))
     cache.put(SHELF, row(1), 100)
@@ -78,8 +82,8 @@ def test_a_session_that_ended_leaves_nothing_and_others_everything() -> None:
     cache.forget(JOE)
     cache.forget(SessionId("ses_nobody"))
 
-    assert cache.get(SHELF, Uid(1)) is None
-    assert cache.get(other, Uid(1)) == row(1)
+    assert await found(cache, 1) == []
+    assert await found(cache, 1, shelf=other) == [1]
 
 
 def test_flags_are_taken_anew_and_the_rest_stays() -> None:
