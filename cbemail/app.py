@@ -34,6 +34,7 @@ from cbemail.ids import SessionId
 from cbemail.imap.pool import ImapPool
 from cbemail.mailbox.folder_state import STATES_KEPT, StateKeeper
 from cbemail.mailbox.mailbox import Mailbox
+from cbemail.mailbox.stored_cache import StoredCache
 from cbemail.metrics import LAG_SECONDS, Distribution, RequestTally, watch_loop
 from cbemail.outbox.accept import Acceptance
 from cbemail.outbox.backlog import Backlog
@@ -55,6 +56,8 @@ from cbemail.sessions.vault import Vault
 from cbemail.settings import Settings
 from cbemail.smtp.pool import SmtpPool
 from cbemail.store.batches import BatchRepository
+from cbemail.store.cache_file import CacheFile
+from cbemail.store.cache_keys import CacheKeys
 from cbemail.store.database import Database, StoreUnusable
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.files import make_folder
@@ -169,7 +172,7 @@ async def _open(
     )
     await sessions.load()
     stack.push_async_callback(_tolerantly, sessions.save_use)
-    stack.push_async_callback(sessions.renewals.close)
+    stack.push_async_callback(sessions.credentials.renewals.close)
 
     imap = _imap_pool(settings, sessions)
     stack.callback(imap.close)
@@ -179,7 +182,8 @@ async def _open(
     stack.push_async_callback(smtp.aclose)
 
     folder_states = FolderStates(database)
-    mailbox = Mailbox.over(imap, StateKeeper(vault, folder_states, now), now)
+    stored = await _stored_cache(settings, database, vault, stack)
+    mailbox = Mailbox.over(imap, StateKeeper(vault, folder_states, now), now, stored)
     answers = Answers()
     imap.on_change.append(answers.forget)
     sent = SentFolder(imap, mailbox.directory)
@@ -189,6 +193,7 @@ async def _open(
         imap.close_session,
         smtp.close_session,
         mailbox.forget,
+        *([stored.forget] if stored is not None else []),
         answers.forget,
         dispatch.forget_session,
     ]
@@ -231,7 +236,7 @@ async def _open(
                 requests=tally,
                 lag=lag,
                 sessions=sessions.count,
-                renewals=sessions.renewals,
+                renewals=sessions.credentials.renewals,
                 imap=imap,
                 smtp=smtp,
                 cache=mailbox.cache,
@@ -255,7 +260,7 @@ def _mail_hosts(settings: Settings) -> MailHosts:
 
 def _imap_pool(settings: Settings, sessions: Sessions) -> ImapPool:
     return ImapPool(
-        sessions.connect_imap,
+        sessions.credentials.connect_imap,
         per_session=settings.imap_connections_per_session,
         total=settings.imap_connections_total,
         idle_seconds=settings.imap_idle_seconds,
@@ -266,17 +271,17 @@ def _smtp_pool(
     settings: Settings, policy: Policy, sessions: Sessions, upstreams: Upstreams
 ) -> SmtpPool:
     def host_of(session_id: SessionId) -> str:
-        server = sessions.require(session_id).smtp
+        server = sessions.record(session_id).smtp
         return f"{server.host.lower()}:{server.port}"
 
     def account_of(session_id: SessionId) -> str:
         """The login at that host; of a session that has ended, itself."""
         if not sessions.exists(session_id):
             return session_id
-        return sessions.require(session_id).smtp.username.lower()
+        return sessions.record(session_id).smtp.username.lower()
 
     return SmtpPool(
-        sessions.connect_smtp,
+        sessions.credentials.connect_smtp,
         host_of,
         account_of=account_of,
         limit_of=upstreams.connections,
@@ -291,6 +296,24 @@ def _server_sources(settings: Settings, hosts: MailHosts, web: Web) -> ServerSou
     if not settings.discovery:
         return None
     return ServerSources(hosts, web, DnsRecords(system_resolver()), ispdb=settings.ispdb_url)
+
+
+async def _stored_cache(
+    settings: Settings, database: Database, vault: Vault, stack: AsyncExitStack
+) -> StoredCache | None:
+    """What is known of mail on disk, beside the store; None where nothing is to be there."""
+    store = settings.db_path.resolve()
+    path = store.with_name(store.name + ".cache")
+    if settings.cache_max_mb == 0:
+        CacheFile.remove(path)
+        return None
+    file = await CacheFile.open(path, settings.cache_max_mb * 1024 * 1024)
+    stack.push_async_callback(file.close)
+    unused = timedelta(hours=settings.cache_ttl_hours)
+    stored = StoredCache(file, CacheKeys(database), vault, now, kept=unused)
+    stack.push_async_callback(stored.flush)
+    stack.push_async_callback(_stop, asyncio.create_task(stored.run()))
+    return stored
 
 
 async def _keep_up(

@@ -144,6 +144,7 @@ class Dispatch:
         for task in tasks:
             task.cancel()
         await self.journal.flush(2.0)
+        await tolerantly(self._repository.fold())  # so that the store is whole without its log
 
     async def _carried(self, seconds: float) -> None:
         """Until everything that is carried has ended, for so long; and no longer than anything can be written of it."""

@@ -47,10 +47,14 @@ class Journal:
             self._writer = asyncio.create_task(self._write())
         return future
 
-    async def written(self, future: "asyncio.Future[None]") -> None:
-        """Wait until what was posted is on disk. As long as nobody does, the journal takes its time."""
+    def hurry(self, future: "asyncio.Future[None]") -> None:
+        """Somebody will soon wait for what was posted. As long as nobody does, the journal takes its time."""
         if not future.done():
             self._hurried.set()
+
+    async def written(self, future: "asyncio.Future[None]") -> None:
+        """Wait until what was posted is on disk."""
+        self.hurry(future)
         await future
 
     async def flush(self, seconds: float) -> None:

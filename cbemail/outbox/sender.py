@@ -118,6 +118,8 @@ class Sender:
                     break
                 await self._tools.journal.written(intended[0][1])
                 job, _ = intended.popleft()
+                if intended:  # is on disk, then, by the time this one has gone
+                    self._tools.journal.hurry(intended[0][1])
                 done = await self._submit(connection, job, self._following(intended), settled)
         finally:
             for job, _ in intended:

@@ -4,11 +4,11 @@ SQL lives in ``sql/*.sql`` under names and is never assembled: values reach the 
 """
 
 import re
-from asyncio import Event
+from asyncio import Event, Future
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cbemail.errors import InvalidRequest
 
@@ -50,6 +50,10 @@ class Database(Protocol):
     def failed(self) -> Event:
         """Set once the database can no longer be trusted: the process should exit, and be started again."""
 
+    @property
+    def log(self) -> "Log":
+        """For what cannot wait for a transaction."""
+
     async def fetch(self, query: str, /, **values: object) -> list[Row]:
         """Read: every row, as it is after the writes that have returned."""
 
@@ -60,14 +64,42 @@ class Database(Protocol):
         nothing back.
         """
 
-    async def execute_gathered(self, query: str, /, **values: object) -> list[Row]:
-        """As `execute`, for a write that holds what many have gathered: nobody else is waited for."""
-
     async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
         """Write several statements that happen together or not at all, in their order."""
 
     async def close(self) -> None:
         """Finish what was asked before, and let go of the database. Later calls raise `Overloaded`."""
+
+
+class Entry(NamedTuple):
+    """What was appended to a `Log`. ``sequence`` grows from entry to entry."""
+
+    sequence: int
+    payload: bytes
+
+
+class Log(Protocol):
+    """Entries that are on disk sooner than a transaction is, until they are folded into one.
+
+    Which of them are is in the database: ``note_folded``, a statement of that transaction, says up to which sequence.
+    """
+
+    @property
+    def octets(self) -> int:
+        """What the entries there are take on disk."""
+
+    async def entries(self, after: int) -> Sequence[Entry]:
+        """Those whose sequence is above ``after``, in their order."""
+
+    def append(self, entry: Entry) -> "Future[None]":
+        """Have an entry on disk, behind all others; the future is done when it is. It must not be cancelled.
+
+        It ends in `Overloaded` where there is no room for the entry, which is not there then, or where the database has
+        `failed`.
+        """
+
+    def clear(self) -> None:
+        """Let go of all entries, when all are folded. What is appended from now on stays."""
 
 
 def load_queries(text: str) -> dict[str, str]:

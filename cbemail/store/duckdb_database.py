@@ -21,6 +21,7 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from cbemail.errors import Overloaded
+from cbemail.store.append_log import AppendLog
 from cbemail.store.database import (
     Row,
     Statement,
@@ -28,7 +29,7 @@ from cbemail.store.database import (
     refuse_unstorable,
     serves_many,
 )
-from cbemail.store.duckdb_file import QUERIES, open_file
+from cbemail.store.duckdb_file import QUERIES, OpenFile, let_go_of_log, open_file
 from cbemail.store.group_commit import CommitStatistics, GroupCommit
 from cbemail.store.migrations import Migration, load_migrations
 
@@ -65,15 +66,15 @@ class DuckDbDatabase:
 
     def __init__(
         self,
-        connection: DuckDBPyConnection,
-        lock: int,
+        file: OpenFile,
         *,
         writer: ThreadPoolExecutor,
         loop: AbstractEventLoop,
     ) -> None:
         self.failed = asyncio.Event()
-        self._connection = connection
-        self._lock = lock
+        self.log = AppendLog(file.log, loop, full=_no_room, fail=self._fail)
+        self._connection = connection = file.connection
+        self._lock = file.lock
         self._loop = loop
         self._broken = False  # what `failed` says, for the threads
         self._closed = False
@@ -102,11 +103,11 @@ class DuckDbDatabase:
         writer = ThreadPoolExecutor(1, "cbemail-store-write")
         steps = migrations or load_migrations("duckdb")
         try:
-            connection, lock = await loop.run_in_executor(writer, open_file, path, steps)
+            file = await loop.run_in_executor(writer, open_file, path, steps)
         except BaseException:
             writer.shutdown(wait=False)
             raise
-        return cls(connection, lock, writer=writer, loop=loop)
+        return cls(file, writer=writer, loop=loop)
 
     def statistics(self) -> CommitStatistics:
         """What its writes were since it was opened."""
@@ -119,11 +120,6 @@ class DuckDbDatabase:
 
     async def execute(self, query: str, /, **values: object) -> list[Row]:
         [rows] = await self.execute_all([(query, values)])
-        return rows
-
-    async def execute_gathered(self, query: str, /, **values: object) -> list[Row]:
-        self._refuse_unless_open()
-        [rows] = await self._writes.submit([self._bind(query, values)], at_once=True)
         return rows
 
     async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
@@ -195,30 +191,44 @@ class DuckDbDatabase:
 
     def _close_file(self) -> None:
         self._readers.shutdown()
-        # On a full or failing disk the WAL stays, and is replayed at the next start.
-        with suppress(duckdb.Error):
+        file = self.log.close()
+        without_log = False
+        # On a full or failing disk the log and the WAL stay, and are replayed at the next start.
+        with suppress(duckdb.Error, OSError):
+            without_log = let_go_of_log(file, self._connection)
             self._connection.execute("checkpoint")
         while not self._cursors.empty():
             self._cursors.get_nowait().close()
         self._connection.close()
+        file.close()
+        if without_log:
+            file.remove()
         os.close(self._lock)
+
+    def _fail(self, error: Exception) -> Overloaded:
+        """The disk or the database can no longer be trusted. For any thread."""
+        self._broken = True
+        # Its first line tells of blocks and files, and of no values: those come with errors of statements.
+        log.critical("%s: %s", type(error).__name__, str(error).partition("\n")[0])
+        self._loop.call_soon_threadsafe(self.failed.set)
+        return _failure()
 
     def _translated(self, error: duckdb.Error, work: _Work) -> Exception:
         """The error for the caller: whether it is the disk, the database or ourselves that failed."""
         translated: Exception
         if _is_final(error):
-            self._broken = True
-            # Its first line tells of blocks and files, and of no values: those come with errors of statements.
-            log.critical("%s: %s", type(error).__name__, str(error).partition("\n")[0])
-            self._loop.call_soon_threadsafe(self.failed.set)
-            translated = _failure()
+            translated = self._fail(error)
         elif isinstance(error, duckdb.OperationalError):
-            translated = Overloaded("The store has no room left just now.", retry_after=RETRY_AFTER)
+            translated = _no_room()
         else:
             names = ", ".join(bound.name for bound in work)
             translated = StatementFailed(names, type(error).__name__)
         translated.__cause__ = error
         return translated
+
+
+def _no_room() -> Overloaded:
+    return Overloaded("The store has no room left just now.", retry_after=RETRY_AFTER)
 
 
 def _failure() -> Overloaded:

@@ -5,15 +5,18 @@ It is opened locked down: no extensions, no file but its own, nothing that a lat
 
 import os
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 from duckdb import DuckDBPyConnection
 
 from cbemail.store import files
 from cbemail.store.database import SQL, StoreUnusable, load_queries
+from cbemail.store.log_file import LogFile, refuse_strange
 from cbemail.store.migrations import Migration, pending
 from cbemail.store.wal import is_damaged
 
@@ -34,15 +37,28 @@ _LOCKED_DOWN = {
 }
 
 
-def open_file(path: Path, migrations: Sequence[Migration]) -> tuple[DuckDBPyConnection, int]:
-    """The open database at ``path``, up to date, and the lock that makes it ours."""
+class OpenFile(NamedTuple):
+    """A store, open: the database, its log, and the lock that makes both ours."""
+
+    connection: DuckDBPyConnection
+    log: LogFile
+    lock: int
+
+
+def open_file(path: Path, migrations: Sequence[Migration]) -> OpenFile:
+    """The store at ``path``, open and up to date."""
     with explained(path):
         path = path.resolve()  # a link stays a link when the file behind it is replaced
         files.keep_private()
         files.make_folder(path.parent)
         lock = files.claim(path)
         try:
-            return _open_claimed(path, migrations), lock
+            connection = _open_claimed(path, migrations)
+            try:
+                return OpenFile(connection, _open_log(path, connection), lock)
+            except BaseException:
+                connection.close()
+                raise
         except BaseException:
             os.close(lock)
             raise
@@ -63,6 +79,28 @@ def _open_claimed(path: Path, migrations: Sequence[Migration]) -> DuckDBPyConnec
         files.copy(path, path.with_name(f"{path.name}.schema-{version}.backup"))
         _build(path, steps)
     return connect(path)
+
+
+def _open_log(path: Path, connection: DuckDBPyConnection) -> LogFile:
+    """The log of the store, or a new one where it had been closed with none."""
+    log = files.log_of(path)
+    name, folded = connection.execute(QUERIES["find_log"]).fetchone() or (None, 0)
+    if name is not None:
+        return LogFile.open(log, name, folded=folded)
+    refuse_strange(log)
+    name = secrets.token_hex(16)
+    file = LogFile.create(log, name)
+    connection.execute(QUERIES["name_log"], {"name": name})
+    return file
+
+
+def let_go_of_log(log: LogFile, connection: DuckDBPyConnection) -> bool:
+    """Have the store know of no log, so that it is whole without one; unless there is something in it."""
+    if log.octets:
+        return False
+    log.sync()
+    connection.execute(QUERIES["forget_log"])
+    return True
 
 
 def refuse_damaged_log(wal: Path) -> None:

@@ -17,6 +17,11 @@ def wal_of(path: Path) -> Path:
     return path.with_name(path.name + ".wal")
 
 
+def log_of(path: Path) -> Path:
+    """What is not folded into the rows of the store yet (`log_file`)."""
+    return path.with_name(path.name + ".log")
+
+
 def keep_private() -> None:
     """From now on, make every file of this process readable by its owner alone.
 
@@ -97,7 +102,7 @@ def refuse_unfit(path: Path) -> None:
 
 def make_private(path: Path) -> None:
     """Take other users' access to the store away, should an earlier umask or a restored backup have given it."""
-    for file in (path, wal_of(path)):
+    for file in (path, wal_of(path), log_of(path)):
         if file.exists() and file.stat().st_mode & 0o077:
             file.chmod(PRIVATE_FILE)
 

@@ -64,14 +64,11 @@ class GroupCommit(Generic[Work, Result]):
         self._seconds = Distribution(COMMIT_SECONDS)
         self._sizes = Distribution(GROUP_SIZES)
 
-    def submit(self, work: Work, *, at_once: bool = False) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         """Do ``work`` in one of the next transactions; the future has its outcome once that is on disk.
 
         From here on the work will be done once, even if the caller stops waiting: it may be in a transaction
         already, and the caller could not tell.
-
-        Args:
-            at_once: the work is of many callers already, and waits for no more of them.
 
         Raises:
             Overloaded: too much is waiting for the disk already. Nothing was done.
@@ -82,10 +79,8 @@ class GroupCommit(Generic[Work, Result]):
         self._waiting.append((work, future))
         if self._idle.is_set():
             self._idle.clear()
-            if at_once:
-                self._start_group()
-            else:  # whoever else is ready in this turn of the loop comes along
-                self._loop.call_soon(self._start_group)
+            # Whoever else is ready in this turn of the loop comes along.
+            self._loop.call_soon(self._start_group)
         return future
 
     def statistics(self) -> CommitStatistics:

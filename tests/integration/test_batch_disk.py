@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cbemail.store import files
 from cbemail.store.duckdb_database import DuckDbDatabase
 from tests.certificates import Certificates
 from tests.fakes.scripted_imap import ScriptedImap
@@ -101,7 +102,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_runs_goes_on_when_the
     gate.let(40)
     await merges.until_counts(scripted, batch, lambda b: b["counts"]["sent"] >= 30)
 
-    with full_disk(store, room=0):
+    with full_disk(store, room=0, beyond=files.log_of):
         as_json = await scripted.post(BATCHES, merges.merge(5))
         as_form = await scripted.client.post(BATCHES, files=form(5))
         queued = await scripted.client.post(
@@ -198,6 +199,39 @@ async def test_a_disk_that_fails_to_sync_acknowledges_nothing_and_the_books_bala
         service.returncode
     )  # DuckDB may crash on a pipe for a log, as it is closed; never on a failed disk
     assert [each["id"] for each in listed] == [batch["id"]]
+    states = merges.balance(rows, smtp_server.messages, people(60))
+    assert states["sent"] + states["uncertain"] == 60
+    assert states["uncertain"] <= 4 * 10
+    assert done["state"] == "completed"
+
+
+async def test_where_what_becomes_of_messages_cannot_be_synced_none_is_sent_twice_after_a_restart(
+    tmp_path: Path,
+    certificates: Certificates,
+    imap_server: ScriptedImap,
+    smtp_server: ScriptedSmtp,
+) -> None:
+    port = free_port()
+    environ = environment(tmp_path, certificates.ca_file, HOST="127.0.0.1", PORT=str(port))
+    gate = Gate(smtp_server)
+
+    async with breakable(environ) as service:
+        url = f"http://127.0.0.1:{port}"
+        async with logged_in(url, scripted_credentials(imap_server, smtp_server)) as mailbox:
+            batch = await merges.started(mailbox, merges.merge(60))
+            gate.let(20)
+            await merges.until_counts(mailbox, batch, lambda b: b["counts"]["sent"] >= 15)
+            service.send_signal(signal.SIGUSR2)
+            gate.open()
+            await asyncio.wait_for(service.communicate(), timeout=30)
+            sent_before = len(smtp_server.messages)
+
+    async with serving(environ) as url, the_same_client(url, mailbox) as again:
+        done = await merges.until(again, batch)
+        rows = await merges.report(again, batch)
+
+    assert service.returncode
+    assert sent_before < 60, "what cannot be recorded is not begun"
     states = merges.balance(rows, smtp_server.messages, people(60))
     assert states["sent"] + states["uncertain"] == 60
     assert states["uncertain"] <= 4 * 10

@@ -249,11 +249,24 @@ update batch
        paused_reason = $paused_reason, paused_until = $paused_until
  where number = $batch and state <> 'accepting'
 
--- load_batch_events --
+-- find_log --
+select name, folded from event_log
+
+-- name_log --
+update event_log set name = $name
+
+-- forget_log --
+update event_log set name = null
+
+-- note_folded --
+update event_log set folded = $sequence
+
+-- load_earlier_events --
+-- The journal of earlier versions.
 select sequence, events from batch_event order by sequence
 
--- record_batch_events --
-insert into batch_event (sequence, events) values ($sequence, $events)
+-- forget_earlier_events --
+delete from batch_event
 
 -- fold_batch_events --
 update batch_message
@@ -266,9 +279,6 @@ update batch_message
                unnest($details::varchar[]) as detail, unnest($next_attempts::timestamp[]) as next_attempt_at,
                unnest($finished::timestamp[]) as finished_at) as event
  where batch_message.batch = event.batch and batch_message.row_number = event.row_number
-
--- empty_batch_events --
-delete from batch_event where sequence in (select unnest($sequences::bigint[]))
 
 -- find_due_batch_messages --
 select row_number
@@ -459,6 +469,30 @@ update folder_state
    set sealed = renewed.sealed
   from (select unnest($rows::varchar[]) as id, unnest($sealed::blob[]) as sealed) as renewed
  where folder_state.id = renewed.id
+
+-- find_cache_key --
+select sealed from cache_key where session_id = $session_id
+
+-- find_sessions_with_cache_key --
+select session_id from cache_key
+
+-- keep_cache_key --
+insert into cache_key (session_id, sealed)
+select id, $sealed from session where id = $session_id
+on conflict (session_id) do update set sealed = excluded.sealed
+returning session_id
+
+-- delete_cache_key --
+delete from cache_key where session_id = $id
+
+-- page_sealed_cache_keys --
+select session_id as "row", sealed from cache_key where session_id > $after order by session_id limit $limit
+
+-- replace_sealed_cache_keys --
+update cache_key
+   set sealed = renewed.sealed
+  from (select unnest($rows::varchar[]) as id, unnest($sealed::blob[]) as sealed) as renewed
+ where cache_key.session_id = renewed.id
 
 -- page_sealed_credentials --
 select id as "row", sealed_credentials as sealed from session where id > $after order by id limit $limit

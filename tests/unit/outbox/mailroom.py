@@ -5,6 +5,7 @@ Everything is real but the server, and the wall clock, which stands still until 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -46,13 +47,13 @@ from cbemail.store.batch_records import (
     NewMessageRow,
 )
 from cbemail.store.batches import BatchRepository
-from cbemail.store.database import Database, Row, Statement, StatementFailed
+from cbemail.store.database import Database, Entry, Log, Row, Statement, StatementFailed
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.event_journal import _decode
 from cbemail.store.records import SendState
 from cbemail.store.repository import Repository
 from cbemail.store.staged_batches import StagedBatches
-from tests.contract.test_batches import NOW, SESSION
+from tests.contract.test_batches import NOW, SESSION, not_folded
 from tests.contract.test_repository import session, token
 from tests.fakes.script import NORMAL, Reply
 from tests.fakes.scripted_smtp import PASSWORD, ScriptedSmtp
@@ -71,6 +72,27 @@ class Impatient(Upstream):
         super().hold(now, min(seconds, 0.02))
 
 
+APPEND = "append"  # to the log
+
+
+class BrokenLog:
+    """A real log, that fails as a query does that is named `APPEND`."""
+
+    def __init__(self, log: Log, fail: Callable[[str], None]) -> None:
+        self._log = log
+        self._fail = fail
+        self.entries = log.entries
+        self.clear = log.clear
+
+    @property
+    def octets(self) -> int:
+        return self._log.octets
+
+    def append(self, entry: Entry) -> asyncio.Future[None]:
+        self._fail(APPEND)
+        return self._log.append(entry)
+
+
 class BrokenQueries:
     """A real database, of which chosen queries fail for a while, as by a mistake of ours."""
 
@@ -78,6 +100,7 @@ class BrokenQueries:
         self._database = database
         self.failed = database.failed
         self.statistics = database.statistics
+        self.log = BrokenLog(database.log, self._fail)
         self.fails: Counter[str] = Counter()  # how often each is to fail yet
 
     def _fail(self, *queries: str) -> None:
@@ -93,10 +116,6 @@ class BrokenQueries:
     async def execute(self, query: str, /, **values: object) -> list[Row]:
         self._fail(query)
         return await self._database.execute(query, **values)
-
-    async def execute_gathered(self, query: str, /, **values: object) -> list[Row]:
-        self._fail(query)
-        return await self._database.execute_gathered(query, **values)
 
     async def execute_all(self, statements: Sequence[Statement], /) -> list[list[Row]]:
         self._fail(*(query for query, _ in statements))
@@ -212,15 +231,15 @@ def noting(found: list[T], look: Callable[[], T]) -> Reply:
 async def on_disk(database: Database, batch: int) -> list[SendState]:
     """The state of every row, as a restart in this moment would find it."""
     while True:
-        before = await database.fetch("load_batch_events")
+        before = await not_folded(database)
         rows = await database.fetch(
             "page_batch_messages", batch=batch, state=None, after=-1, limit=100_000
         )
-        if before == await database.fetch("load_batch_events"):
+        if before == await not_folded(database):
             break  # nothing was folded in between
     states = {row["row_number"]: SendState(row["state"]) for row in rows}
-    for group in before:
-        states |= {e.row: e.state for e in _decode(group["events"]) if e.batch == batch}
+    for entry in before:
+        states |= {e.row: e.state for e in _decode(entry.payload) if e.batch == batch}
     return [states[row] for row in sorted(states)]
 
 

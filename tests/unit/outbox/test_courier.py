@@ -22,7 +22,15 @@ from cbemail.store.records import SendState
 from tests.contract.test_batches import NOW
 from tests.fakes.script import CUT, NORMAL, STALL, Reply
 from tests.fakes.scripted_smtp import ScriptedSmtp
-from tests.unit.outbox.mailroom import Mailroom, address, noting, on_disk, open_mailroom, sender
+from tests.unit.outbox.mailroom import (
+    APPEND,
+    Mailroom,
+    address,
+    noting,
+    on_disk,
+    open_mailroom,
+    sender,
+)
 from tests.unit.smtp.conftest import until
 from tests.unit.store.test_event_journal import slow_disk
 
@@ -566,7 +574,7 @@ async def test_intents_and_outcomes_that_could_not_be_written_leave_no_row_behin
 
     def break_it(_: bytes) -> Reply:
         if len(smtp_server.messages) == after:
-            mailroom.database.fails["record_batch_events"] = 1
+            mailroom.database.fails[APPEND] = 1
         return NORMAL
 
     smtp_server.on("DATA", break_it)

@@ -15,6 +15,7 @@ from cbemail.outbox.dispatch import Policy
 from cbemail.outbox.live import LiveBatch
 from cbemail.outbox.rulings import intent
 from cbemail.smtp.circuit import CircuitPolicy
+from cbemail.store import files
 from cbemail.store.batch_records import BatchKind, BatchOptions, BatchState
 from cbemail.store.database import Row
 from cbemail.store.records import SendState, SessionState
@@ -22,7 +23,7 @@ from tests.certificates import Certificates
 from tests.fakes.script import CUT, NORMAL, STALL, Reply
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
-from tests.unit.outbox.mailroom import SOON, address
+from tests.unit.outbox.mailroom import APPEND, SOON, address
 from tests.unit.outbox.office import Office, Wall, open_office, until
 from tests.unit.smtp.conftest import settle
 from tests.unit.smtp.conftest import until as when
@@ -589,7 +590,7 @@ async def test_a_full_disk_is_no_defect_and_the_batch_goes_on_when_there_is_room
 ) -> None:
     record = await office.stored(await office.session(), 10)
 
-    with full_disk(path, room=0):
+    with full_disk(path, room=0, beyond=files.log_of):
         live = office.dispatch.take_up(record, {QUEUED: 10}, ())
         await when(lambda: "cannot be carried just now: overloaded" in caplog.text)
         troubled, sent = office.batches.troubled, len(smtp_server.messages)
@@ -607,7 +608,7 @@ async def test_outcomes_whose_writing_fails_leave_no_batch_running_for_ever(
 
     def break_it(_: bytes) -> Reply:
         if len(smtp_server.messages) == 2:
-            office.database.fails["record_batch_events"] = 1
+            office.database.fails[APPEND] = 1
         return NORMAL
 
     smtp_server.on("DATA", break_it)

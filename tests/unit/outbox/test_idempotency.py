@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 from msgspec import structs
 
@@ -87,12 +88,16 @@ def test_an_answer_does_not_open_without_its_secret() -> None:
 
 VAULT = Vault(KeyRing([OLD]))
 LATEST = len(load_migrations("duckdb"))
+LOG = next(step for step in load_migrations("duckdb") if step.name == "event_log")  # opened always
 RESULT = VAULT.seal(JOE, "result msg_1", b"{}")
 
 
 async def _seed(store: Path, answer: StoredResponse, result: bytes, steps: int) -> None:
     """A session, and a message it sent under a key; in a store of the schema after so many steps."""
-    database = await DuckDbDatabase.open(store, migrations=load_migrations("duckdb")[:steps])
+    migrations = load_migrations("duckdb")
+    earlier = steps < LATEST
+    chosen = [*migrations[:steps], LOG] if earlier else migrations
+    database = await DuckDbDatabase.open(store, migrations=chosen)
     repository = Repository(database)
     server = MailServer("mail.example.org", 465, Security.TLS, "joe")
     session = SessionRecord(
@@ -119,6 +124,12 @@ async def _seed(store: Path, answer: StoredResponse, result: bytes, steps: int) 
         answer=IdempotentAnswer(JOE, KEY.operation, KEY.key, answer),
     )
     await database.close()
+    if earlier:
+        with duckdb.connect(store) as connection:
+            connection.execute("drop table event_log")
+            connection.execute(
+                "delete from schema_version where version = $version", {"version": LOG.number}
+            )
 
 
 async def _kept(store: Path) -> tuple[IdempotencyRecord | None, OutboxRecord | None]:

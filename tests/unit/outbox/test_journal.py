@@ -12,6 +12,7 @@ from cbemail.errors import Overloaded
 from cbemail.outbox import journal as journal_module
 from cbemail.outbox.journal import Journal
 from cbemail.outbox.live import LiveBatch
+from cbemail.store import files
 from cbemail.store.batch_records import BatchState, MessageEvent
 from cbemail.store.batches import BatchRepository
 from cbemail.store.duckdb_database import DuckDbDatabase
@@ -20,7 +21,7 @@ from cbemail.store.repository import Repository
 from tests.contract.test_batches import NOW, SESSION, add_batch, intent, sent, states
 from tests.contract.test_repository import session, token
 from tests.unit.smtp.conftest import settle, until
-from tests.unit.store.test_duckdb_database import full_disk
+from tests.unit.store.test_duckdb_database import failing_disk, full_disk
 from tests.unit.store.test_event_journal import groups_on_disk, slow_disk
 
 ROWS = 20
@@ -122,7 +123,7 @@ async def test_outcomes_survive_a_disk_that_is_full_for_a_while(
     path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with full_disk(path, room=0):
+    with full_disk(path, room=0, beyond=files.log_of):
         waiting = [journal.post(live, [sent(live.number, number)]) for number in range(ROWS)]
         await until(lambda: caplog.text.count("cannot be written just now: overloaded") >= 3)
         told = [each.done() for each in waiting]
@@ -144,7 +145,7 @@ async def test_past_a_full_disk_what_was_posted_last_still_counts(
 ) -> None:
     order: list[int] = []
 
-    with full_disk(path, room=0):
+    with full_disk(path, room=0, beyond=files.log_of):
         first = journal.post(live, [intent(live.number, number) for number in range(ROWS)])
         await until(lambda: "cannot be written" in caplog.text)
         second = journal.post(live, [sent(live.number, number) for number in range(ROWS)])
@@ -240,17 +241,18 @@ async def test_a_journal_with_nothing_to_do_is_flushed_at_once(journal: Journal)
 
 
 async def test_what_a_failed_store_will_never_take_is_given_up_at_once(
-    journal: Journal, live: LiveBatch, database: DuckDbDatabase
+    journal: Journal, live: LiveBatch, database: DuckDbDatabase, path: Path
 ) -> None:
-    database._broken = True
-    database.failed.set()
+    with failing_disk(path, under=files.log_of):
+        first = journal.post(live, [sent(live.number, 0)])
+        second = journal.post(live, [sent(live.number, 1)])
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        async with asyncio.timeout(1):
+            await journal.flush(60)
 
-    with pytest.raises(Overloaded):
-        await journal.post(live, [sent(live.number, 0)])
-    async with asyncio.timeout(1):
-        await journal.flush(60)
-
+    assert [type(outcome) for outcome in outcomes] == [Overloaded] * 2
     assert live.count(SendState.SENT) == 0
+    assert database.failed.is_set()
 
 
 # ---- a defect of ours

@@ -77,16 +77,17 @@ def test_the_rows_stay_and_what_they_held_before_goes(path: Path) -> None:
 
 def test_a_store_written_anew_is_opened_as_before_and_numbers_go_on(path: Path) -> None:
     take_number = "insert into batch_event select nextval('batch_number'), '' returning sequence"
+    keys = "select table_name from duckdb_constraints() where constraint_type = 'PRIMARY KEY'"
     with duckdb.connect(path) as connection:
         connection.execute(take_number)
+        tables = connection.execute(keys).fetchall()
 
     compact(path)
 
     open_and_close(path)
     with duckdb.connect(path) as connection:
-        keys = "select count(*) from duckdb_constraints() where constraint_type = 'PRIMARY KEY'"
         assert connection.execute(take_number).fetchone() == (2,)
-        assert connection.execute(keys).fetchone() == (7,)
+        assert sorted(connection.execute(keys).fetchall()) == sorted(tables)
 
 
 def test_without_room_for_the_copy_the_store_is_as_it_was(path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +12,11 @@ import duckdb
 import pytest
 
 from cbemail.errors import Overloaded
+from cbemail.store import files
 from cbemail.store.database import StatementFailed
 from cbemail.store.duckdb_database import DuckDbDatabase
-from cbemail.store.migrations import load_migrations
+from tests.unit.store.steps import FIRST
 
-FIRST_STEP = load_migrations("duckdb")[:1]  # so that 2 is free, whatever steps follow
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def database(path: Path) -> AsyncIterator[DuckDbDatabase]:
-    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
+    database = await DuckDbDatabase.open(path, migrations=FIRST)
     yield database
     await database.close()
 
@@ -139,10 +139,12 @@ async def test_nothing_outside_the_store_can_be_read_or_loaded(
 
 
 @contextmanager
-def full_disk(path: Path, *, room: int) -> Iterator[None]:
-    """Files cannot grow more than ``room`` octets past the size of the write-ahead log."""
+def full_disk(
+    path: Path, *, room: int, beyond: Callable[[Path], Path] = files.wal_of
+) -> Iterator[None]:
+    """Files cannot grow more than ``room`` octets past the size of the store's write-ahead log, or of its log."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = path.with_name(path.name + ".wal").stat().st_size
+    size = beyond(path).stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
     try:
         yield
@@ -181,11 +183,11 @@ async def test_on_a_full_disk_what_still_fits_is_kept(database: DuckDbDatabase, 
 
 
 @contextmanager
-def failing_disk(path: Path) -> Iterator[None]:
-    """Put a pipe in the place of the write-ahead log: it takes what is written, and cannot be synced."""
-    wal = str(path.with_name(path.name + ".wal"))
+def failing_disk(path: Path, *, under: Callable[[Path], Path] = files.wal_of) -> Iterator[None]:
+    """Put a pipe in the place of the store's write-ahead log, or of its log: it cannot be synced."""
+    file = str(under(path))
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    [descriptor] = [int(link.name) for link in links if str(link.readlink()) == wal]
+    [descriptor] = [int(link.name) for link in links if str(link.readlink()) == file]
     reading, writing = os.pipe()
     os.dup2(writing, descriptor)
     os.close(writing)
@@ -198,7 +200,7 @@ def failing_disk(path: Path) -> Iterator[None]:
 async def test_a_disk_that_fails_to_sync_ends_the_store_and_keeps_what_was_acknowledged(
     path: Path,
 ) -> None:
-    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
+    database = await DuckDbDatabase.open(path, migrations=FIRST)
     await add(database, 2)
 
     with failing_disk(path):
@@ -220,7 +222,7 @@ async def test_a_disk_that_fails_to_sync_ends_the_store_and_keeps_what_was_ackno
 
 
 async def test_closing_finishes_what_was_asked_and_leaves_one_whole_file(path: Path) -> None:
-    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
+    database = await DuckDbDatabase.open(path, migrations=FIRST)
     writes = [asyncio.create_task(add(database, number)) for number in range(2, 12)]
     await newest(database)  # so that all of them have been asked
 
@@ -235,7 +237,7 @@ async def test_closing_finishes_what_was_asked_and_leaves_one_whole_file(path: P
 
 
 async def test_a_closed_store_refuses_and_may_be_closed_again(path: Path) -> None:
-    database = await DuckDbDatabase.open(path, migrations=FIRST_STEP)
+    database = await DuckDbDatabase.open(path, migrations=FIRST)
     await database.close()
 
     with pytest.raises(Overloaded, match="shutting down"):

@@ -21,7 +21,17 @@ from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.event_journal import EventJournal
 from cbemail.store.records import SendState
 from cbemail.store.repository import Repository
-from tests.contract.test_batches import MINUTE, NOW, add_batch, deferred, intent, record, row, sent
+from tests.contract.test_batches import (
+    MINUTE,
+    NOW,
+    add_batch,
+    deferred,
+    intent,
+    not_folded,
+    record,
+    row,
+    sent,
+)
 from tests.contract.test_repository import session, token
 from tests.unit.store.test_duckdb_database import full_disk
 
@@ -56,12 +66,14 @@ def journal(database: DuckDbDatabase) -> EventJournal:
 def slow_disk(database: DuckDbDatabase) -> Iterator[None]:
     """While the block runs, no write comes to its end; then all of them do. Reads go on."""
     go_on = threading.Event()
-    holding = database._writer.submit(go_on.wait, 60)
+    writers = (database._writer, database.log._thread)
+    holding = [writer.submit(go_on.wait, 60) for writer in writers]
     try:
         yield
     finally:
         go_on.set()
-        holding.result()
+        for each in holding:
+            each.result()
 
 
 async def settle() -> None:
@@ -88,7 +100,7 @@ async def states(database: Database, batch: int) -> list[str]:
 
 
 async def groups_on_disk(database: Database) -> int:
-    return len(await database.fetch("load_batch_events"))
+    return len(await not_folded(database))
 
 
 # ---- a process after the other
@@ -133,7 +145,7 @@ async def test_a_new_journal_gives_no_number_again_that_is_on_disk(
     for number in range(5):
         await EventJournal(database).append([intent(batch, number)])
 
-    numbers = [group["sequence"] for group in await database.fetch("load_batch_events")]
+    numbers = [entry.sequence for entry in await not_folded(database)]
     assert len(numbers) == len(set(numbers)) == 5
 
 

@@ -15,9 +15,9 @@ import pytest
 from cbemail.store import files
 from cbemail.store.database import StoreUnusable
 from cbemail.store.duckdb_database import DuckDbDatabase
-from cbemail.store.migrations import Migration, load_migrations
+from cbemail.store.migrations import Migration
+from tests.unit.store.steps import FIRST
 
-FIRST = load_migrations("duckdb")[:1]  # so that step 2 is free, whatever steps follow
 NEXT = Migration(
     2, "colours", "create table colour (name varchar); insert into colour values ('red')"
 )
@@ -57,10 +57,9 @@ def make_and_crash(path: Path, *, number: int) -> None:
     script = (
         "import asyncio, os, sys, pathlib\n"
         "from cbemail.store.duckdb_database import DuckDbDatabase\n"
-        "from cbemail.store.migrations import load_migrations\n"
+        "from tests.unit.store.steps import FIRST\n"
         "async def main():\n"
-        "    steps = load_migrations('duckdb')[:1]\n"
-        "    database = await DuckDbDatabase.open(pathlib.Path(sys.argv[1]), migrations=steps)\n"
+        "    database = await DuckDbDatabase.open(pathlib.Path(sys.argv[1]), migrations=FIRST)\n"
         "    await database.execute('add_schema_version', version=int(sys.argv[2]), name='')\n"
         "    os._exit(0)\n"
         "asyncio.run(main())\n"
@@ -109,6 +108,7 @@ def test_a_new_store_is_readable_by_its_owner_alone(path: Path, runner: asyncio.
     assert {file.name: mode(file) for file in path.parent.iterdir()} == {
         "store.duckdb": 0o600,
         "store.duckdb.lock": 0o600,
+        "store.duckdb.log": 0o600,
         "store.duckdb.wal": 0o600,
     }
     runner.run(database.close())
