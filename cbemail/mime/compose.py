@@ -182,8 +182,13 @@ def text_leaf(subtype: str, text: str) -> Leaf:
             encoding, body = b"quoted-printable", b2a_qp(octets, istext=True)
         else:
             encoding, body = b"base64", _base64(octets)
+    return Leaf(_text_fields(subtype, encoding), body, encoding == b"7bit")
+
+
+@lru_cache(maxsize=8)
+def _text_fields(subtype: str, encoding: bytes) -> bytes:
     fields = b"Content-Type: text/%b; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n"
-    return Leaf(fields % (subtype.encode("ascii"), encoding), body, encoding == b"7bit")
+    return fields % (subtype.encode("ascii"), encoding)
 
 
 class EncodedFile(NamedTuple):

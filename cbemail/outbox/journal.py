@@ -34,11 +34,14 @@ class Journal:
         self._group: list[_Entry] = []  # on its way to the disk
         self._writer: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
+        self._new_future = (
+            asyncio.get_running_loop().create_future
+        )  # which asks the system each time
         self.outcomes: Counter[SendState] = Counter()  # of attempts, that are on disk
 
     def post(self, batch: LiveBatch, events: Sequence[MessageEvent]) -> "asyncio.Future[None]":
         """Have the events written, all of them or none; the future is done when they are on disk."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = self._new_future()
         if not events:
             future.set_result(None)
             return future

@@ -1,7 +1,6 @@
 """The parts of a message template. What is the same for everybody is encoded once, when it is first asked for."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -31,15 +30,19 @@ class Line:
 
     def text(self, variables: Mapping[str, Any]) -> str:
         """Raises TemplateError."""
-        with _unfit(self._place):
+        try:
             return check_field_value(self.template.render(variables))
+        except ValueError as exc:
+            raise _unfit(self._place, exc) from exc
 
     def encoded(self, variables: Mapping[str, Any]) -> bytes:
         """The field. Raises TemplateError."""
         if self._field is not None:
             return self._field
-        with _unfit(self._place):
+        try:
             field = encode_field(self.name, self.template.render(variables))
+        except ValueError as exc:
+            raise _unfit(self._place, exc) from exc
         if self.template.is_constant:
             self._field = field
         return field
@@ -86,8 +89,10 @@ class File:
     def text(self, variables: Mapping[str, Any]) -> str:
         """The file name. Raises TemplateError."""
         name = self.template.render(variables)
-        with _unfit(self._place):
+        try:
             check_filename(name)
+        except ValueError as exc:
+            raise _unfit(self._place, exc) from exc
         return name
 
     def leaf(self, variables: Mapping[str, Any], *, inline: bool) -> Leaf:
@@ -114,12 +119,8 @@ class File:
         return encode_file(structs.replace(self.attachment, content_type=_ANY_TYPE))
 
 
-@contextmanager
-def _unfit(place: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as exc:
-        raise InvalidVariable(f"The {place} cannot be made of these variables. {exc}") from exc
+def _unfit(place: str, error: ValueError) -> InvalidVariable:
+    return InvalidVariable(f"The {place} cannot be made of these variables. {error}")
 
 
 def compile_at(

@@ -193,6 +193,11 @@ class Upstream:
         """It is kept to a rate: more connections would make nothing faster."""
         return self._rate is not None
 
+    @property
+    def has_day(self) -> bool:
+        """The provider has a limit for a day."""
+        return self._day is not None
+
     def delay(self, now: float) -> float:
         """Seconds until the next message may go, as far as rate and holds are concerned; 0.0: now."""
         rate = 0.0 if self._rate is None else self._rate.delay(now)

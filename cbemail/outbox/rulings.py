@@ -126,6 +126,8 @@ def rule(
         was_idle: the connection had carried messages before: lost at once, it had died unnoticed.
     """
     match outcome:
+        case Accepted(_, (), reply):
+            return Ruling([_sent(terms, row, reply) for row in rows], Notice.GOOD)
         case Accepted(_, refused, reply):
             refusals = {each.address: each for each in refused}
             events = [
@@ -162,7 +164,9 @@ def rule(
 
 def _sent(terms: Terms, row: MessageRow, reply: Reply) -> MessageEvent:
     """The server's final reply is kept: it holds the queue id that its own log knows the message by."""
-    said = "".join(c for c in " ".join(reply.text.split()) if c.isprintable())
+    said = " ".join(reply.text.split())
+    if not said.isprintable():
+        said = "".join(c for c in said if c.isprintable())
     return MessageEvent(
         batch=terms.batch,
         row=row.row,

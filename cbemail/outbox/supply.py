@@ -107,6 +107,8 @@ class Supply:
 
     def seconds_to_next_day(self) -> float:
         """Until the provider allows the account the recipients of the next message; 0: it does."""
+        if not self._upstream.has_day:
+            return 0.0
         return self._upstream.day_delay(self._now(), recipients=self._next_recipients())
 
     def _next_recipients(self) -> int:
@@ -114,6 +116,8 @@ class Supply:
         if not self._rows:
             return 0
         message = _message_of(self._rows[0])
+        if len(self._rows) == 1 or _message_of(self._rows[1]) != message:
+            return 1
         same = takewhile(lambda row: _message_of(row) == message, islice(self._rows, RECIPIENTS))
         return sum(1 for _ in same)
 

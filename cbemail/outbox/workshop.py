@@ -68,7 +68,7 @@ class Workshop:
             sender, octets, smtputf8 = self._sender, composed.content, composed.needs_smtputf8
             original = None
         addresses = tuple(recipient.address for recipient in recipients)
-        utf8 = smtputf8 or any(needs_smtputf8(address) for address in (sender, *addresses))
+        utf8 = smtputf8 or needs_smtputf8(sender) or any(map(needs_smtputf8, addresses))
         return Job(list(rows), Envelope(sender, addresses, octets, utf8), original)
 
     def recipient(self, row: MessageRow) -> Recipient:

@@ -142,9 +142,9 @@ async def test_nothing_outside_the_store_can_be_read_or_loaded(
 def full_disk(
     path: Path, *, room: int, beyond: Callable[[Path], Path] = files.wal_of
 ) -> Iterator[None]:
-    """Files cannot grow more than ``room`` octets past the size of the store's write-ahead log, or of its log."""
+    """Nothing can be written more than ``room`` octets past the end of the store's write-ahead log, or of its log."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = beyond(path).stat().st_size
+    size = len(beyond(path).read_bytes().rstrip(b"\0"))  # the log has zeros behind its end
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
     try:
         yield
