@@ -113,7 +113,7 @@ async def test_a_server_that_accepts_and_says_nothing_costs_no_connection_and_no
 ) -> None:
     """F-13: time after time, and every one of them is given up and closed."""
     impatient = partial(open_submission, timeouts=Timeouts(step=0.05, opening=0.1))
-    monkeypatch.setattr("cbemail.sessions.registry.open_submission", impatient)
+    monkeypatch.setattr("cbemail.sessions.credentials.open_submission", impatient)
     monkeypatch.setattr("cbemail.outbox.courier.RECONNECT_SECONDS", 0.01)
     smtp_server.hang_up()
     smtp_server.on("connect", STALL)
