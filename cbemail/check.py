@@ -239,7 +239,7 @@ def _check_folder(settings: Settings) -> Findings:
 def _open_to_others(path: Path) -> Iterator[str]:
     if path.parent.stat().st_mode & 0o077:
         yield f"{path.parent} can be entered by other users: chmod 700 it."
-    for file in (path, files.wal_of(path)):
+    for file in (path, files.wal_of(path), files.log_of(path)):
         if not file.exists():
             continue
         status = file.stat()
@@ -251,7 +251,7 @@ def _open_to_others(path: Path) -> Iterator[str]:
 
 def _check_store(settings: Settings) -> Findings:
     path = settings.db_path
-    if not path.exists() and not files.wal_of(path).exists():
+    if not any(file.exists() for file in (path, files.wal_of(path), files.log_of(path))):
         yield Grade.OK, f"{path} is made at the first start."
         return
     owner = files.owner_of(path)

@@ -24,6 +24,7 @@ Read = Callable[[], Awaitable[Response]]
 Question = tuple[str, bytes]  # path and query, as they were written
 
 _MAX_AGE = re.compile(r"(?<![\w-])max-age=(?P<seconds>[0-9]{1,10})(?![0-9])", re.IGNORECASE)
+_NO_CACHE = re.compile(r"(?<![\w-])no-cache(?![\w-])", re.IGNORECASE)
 
 
 class _Kept(Struct, frozen=True):
@@ -131,7 +132,9 @@ def _question(request: Request[Any]) -> Question:
 
 
 def _allowed_age(request: Request[Any]) -> int:
-    """The ``max-age`` of the request in seconds; 0 where it says nothing of the kind."""
+    """The ``max-age`` of the request in seconds; 0 where it says nothing of the kind, or ``no-cache`` beside it."""
     said = header_of(request.scope, b"cache-control")
-    found = _MAX_AGE.search(said) if said is not None else None
+    if said is None or _NO_CACHE.search(said):
+        return 0
+    found = _MAX_AGE.search(said)
     return int(found["seconds"]) if found is not None else 0

@@ -5,6 +5,7 @@ never name another.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from cbemail.ids import SessionId
 from cbemail.imap.protocol import FolderPath, Uid, UidValidity
-from cbemail.mailbox.cache_key import Name, Shape
+from cbemail.mailbox.cache_key import CacheKeyError, Name, Shape
 from cbemail.mailbox.stored_cache import TOUCH_SECONDS, StoredCache
 from cbemail.mailbox.summary import Summary
 from cbemail.memory import SessionMemory
@@ -20,7 +21,7 @@ from cbemail.memory import SessionMemory
 V = TypeVar("V")
 
 CACHE_OCTETS = 24 * 1024 * 1024  # of all sessions: the last page or two of some hundred busy ones
-_ROW_OCTETS = 2_000  # of a row's objects, beside its texts
+_ROW_OCTETS = 2_000  # of a row's objects, beside what it says
 
 
 class CacheStatistics(Struct, frozen=True):
@@ -42,7 +43,11 @@ class _Held(Struct, Generic[V]):
 
 class Cache(Generic[V]):
     """Values of sessions by name: in up to ``octets`` of memory, least recently used first out, and with ``behind`` on disk
-    for longer. Each takes ``overhead`` octets beside its own."""
+    for longer.
+
+    A value counts as what it is packed in, and ``overhead``: how much there is in it, as addresses or attachments, is
+    its sender's choice. One that cannot be packed is not kept.
+    """
 
     def __init__(
         self, shape: Shape[V], octets: int, *, overhead: int, behind: StoredCache | None
@@ -63,11 +68,13 @@ class Cache(Generic[V]):
             self._behind.touch(session_id, self._shape, name)
         return held.value
 
-    def put(self, session_id: SessionId, name: Name, value: V, octets: int) -> None:
-        """Keep a value, which is made of so many octets."""
-        self._hold(session_id, name, value, octets)
-        if self._behind is not None:
-            self._behind.put(session_id, self._shape, name, value, octets)
+    def put(self, session_id: SessionId, name: Name, value: V) -> None:
+        """Keep a value in the place of what was there."""
+        with suppress(CacheKeyError):
+            packed = self._shape.pack(value)
+            self._hold(session_id, name, value, len(packed))
+            if self._behind is not None:
+                self._behind.put(session_id, self._shape, name, packed)
 
     async def recall(self, session_id: SessionId, names: Iterable[Name]) -> dict[Name, V]:
         """Those of the values that are on disk; they are in memory from now on."""
@@ -118,9 +125,9 @@ class SummaryCache:
         self._misses += len(missing) - len(recalled)
         return found | {missing[name]: row for name, row in recalled.items()}
 
-    def put(self, shelf: Shelf, summary: Summary, header_octets: int) -> None:
-        """Keep a row, made from so many octets of header."""
-        self._rows.put(shelf.session_id, _name(shelf, summary.uid), summary, header_octets)
+    def put(self, shelf: Shelf, summary: Summary) -> None:
+        """Keep a row in the place of what was there."""
+        self._rows.put(shelf.session_id, _name(shelf, summary.uid), summary)
 
     def statistics(self) -> CacheStatistics:
         memory = self._rows.memory

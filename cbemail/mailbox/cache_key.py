@@ -34,17 +34,17 @@ class Shape(Generic[V]):
         self.format = blake2b(written_by + schema, digest_size=8).digest()
 
     def pack(self, value: V) -> bytes:
-        """The value in few octets. Raises CacheKeyError."""
+        """The value as octets. Raises CacheKeyError."""
         try:
-            return zlib.compress(msgspec.msgpack.encode(value), 1)
+            return msgspec.msgpack.encode(value)
         except (ValueError, OverflowError) as exc:  # half a character, or a number beyond 64 bits
             raise CacheKeyError("the value cannot be written") from exc
 
     def unpack(self, packed: bytes) -> V:
         """What `pack` was given. Raises CacheKeyError."""
         try:
-            return self._decode(zlib.decompress(packed))
-        except (zlib.error, msgspec.DecodeError) as exc:
+            return self._decode(packed)
+        except msgspec.DecodeError as exc:
             raise CacheKeyError("the value cannot be read") from exc
 
 
@@ -69,13 +69,14 @@ class CacheKey:
         return blake2b(spelt.encode(), key=self._places, digest_size=_PLACE_OCTETS).digest()
 
     def seal(self, place: bytes, packed: bytes) -> bytes:
+        """``packed`` in few octets, for this place only."""
         nonce = os.urandom(_NONCE_OCTETS)
-        return nonce + self._cipher.encrypt(nonce, packed, place)
+        return nonce + self._cipher.encrypt(nonce, zlib.compress(packed, 1), place)
 
     def open(self, place: bytes, sealed: bytes) -> bytes:
         """What was sealed for this place. Raises CacheKeyError."""
         nonce, rest = sealed[:_NONCE_OCTETS], sealed[_NONCE_OCTETS:]
         try:
-            return self._cipher.decrypt(nonce, rest, place)
-        except (InvalidTag, ValueError) as exc:
+            return zlib.decompress(self._cipher.decrypt(nonce, rest, place))
+        except (InvalidTag, ValueError, zlib.error) as exc:
             raise CacheKeyError("the sealed value does not open") from exc

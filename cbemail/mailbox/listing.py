@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from cbemail.errors import CursorExpired
@@ -23,7 +24,7 @@ from cbemail.memory import SessionMemory
 from cbemail.timing import spent_on
 
 PAGES_OCTETS = 12 * 1024 * 1024  # of what is remembered of pages, of all sessions
-_PAGE_OCTETS, _ROW_OCTETS = 1_000, 1_000  # most of a row is in the cache of rows, too
+_PAGE_OCTETS, _ROW_OCTETS = 1_000, 500  # of their objects, beside what the rows say
 
 
 class Page(Struct, frozen=True):
@@ -202,5 +203,6 @@ class FolderListing:
         news = aside.news if question.criteria == SearchFilter() else None
         rows = {r.uid: FetchData(r.uid, r.flags) for r in fetched.rows if r.uid is not None}
         shown = _Shown(page, rows, fetched.selection, modseq, news)
-        octets = _PAGE_OCTETS + _ROW_OCTETS * len(rows)
+        said = len(msgspec.msgpack.encode(page.messages))  # of which a sender can make much
+        octets = _PAGE_OCTETS + _ROW_OCTETS * len(rows) + said
         self._pages.put(session_id, question, shown, octets)

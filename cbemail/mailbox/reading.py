@@ -172,7 +172,7 @@ class MessageReader:
         found = _Read(row, folder, imap.selected.uid_validity, layout, sections)
         octets = len(header) + sum(map(len, sections.values()))
         if octets <= LARGEST_READ and row.defect is None:
-            self._read.put(session_id, (folder, uid), found, octets)
+            self._read.put(session_id, (folder, uid), found)
         return found
 
     async def _row(

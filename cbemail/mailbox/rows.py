@@ -62,6 +62,6 @@ class RowReader:
                 continue
             summary = summarise(row, shelf.folder, snippet=snippets)
             if isinstance(summary, Summary):
-                self._cache.put(shelf, summary, len(row.sections["HEADER.FIELDS"]))
+                self._cache.put(shelf, summary)
             made.append(summary)
         return made

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 from msgspec import Struct
@@ -46,11 +46,10 @@ class _Slot(Struct, frozen=True):
     key: CacheKey | None
 
 
-class _Waiting(Struct, Generic[V], frozen=True):
-    shape: Shape[V]
+class _Waiting(Struct, frozen=True):
+    shape: Shape[Any]
     name: Name
-    value: V
-    octets: int
+    packed: bytes
 
 
 class StoredCache:
@@ -68,7 +67,7 @@ class StoredCache:
         self._clock = clock
         self._kept = kept
         self._keys: SessionMemory[str, _Slot] = SessionMemory(_KEYS_OCTETS)
-        self._waiting: dict[tuple[SessionId, bytes, Name], _Waiting[Any]] = {}
+        self._waiting: dict[tuple[SessionId, bytes, Name], _Waiting] = {}
         self._octets = 0  # that wait
         self._touched: set[tuple[SessionId, bytes]] = set()
         self._ended: list[SessionId] = []
@@ -82,7 +81,7 @@ class StoredCache:
     async def find(
         self, session_id: SessionId, shape: Shape[V], names: Iterable[Name]
     ) -> dict[Name, tuple[V, int]]:
-        """Those of the values that are kept, and how many octets each takes when it is read."""
+        """Those of the values that are kept, and how many octets each was packed in."""
         try:
             key = await self._key(session_id)
         except CbemailError:  # the store is full or has failed: the mail server is asked, then
@@ -95,17 +94,15 @@ class StoredCache:
         octets = sum(len(value.sealed) for value in found.values())
         return await off_the_loop(octets, partial(_open_all, key, shape, places, found))
 
-    def put(
-        self, session_id: SessionId, shape: Shape[V], name: Name, value: V, octets: int
-    ) -> None:
-        """Keep a value, which takes about so many octets, in the place of what was there; unless too much waits."""
+    def put(self, session_id: SessionId, shape: Shape[Any], name: Name, packed: bytes) -> None:
+        """Keep a value, as its shape packs it, in the place of what was there; unless too much waits."""
         place = (session_id, shape.format, name)
         before = self._waiting.pop(place, None)
-        self._octets -= before.octets if before is not None else 0
-        if self._octets + octets > QUEUE_OCTETS:
+        self._octets -= len(before.packed) if before is not None else 0
+        if self._octets + len(packed) > QUEUE_OCTETS:
             return
-        self._waiting[place] = _Waiting(shape, name, value, octets)
-        self._octets += octets
+        self._waiting[place] = _Waiting(shape, name, packed)
+        self._octets += len(packed)
 
     def touch(self, session_id: SessionId, shape: Shape[Any], name: Name) -> None:
         """The value is in use, though nobody had to ask for it here."""
@@ -148,7 +145,7 @@ class StoredCache:
                 await self._file.forget(session_id)
             if touched:
                 await self._file.touch(touched, now)
-            of_session: dict[SessionId, list[_Waiting[Any]]] = {}
+            of_session: dict[SessionId, list[_Waiting]] = {}
             for (session_id, *_), value in waiting.items():
                 of_session.setdefault(session_id, []).append(value)
             for session_id, values in of_session.items():
@@ -212,12 +209,10 @@ def _open_all(
 
 
 def _seal_all(
-    key: CacheKey, session_id: SessionId, values: Sequence[_Waiting[Any]]
+    key: CacheKey, session_id: SessionId, values: Sequence[_Waiting]
 ) -> list[CachedValue]:
     sealed = []
     for each in values:
         place = key.place(each.shape, each.name)
-        with suppress(CacheKeyError):
-            packed = each.shape.pack(each.value)
-            sealed.append(CachedValue(session_id, place, key.seal(place, packed)))
+        sealed.append(CachedValue(session_id, place, key.seal(place, each.packed)))
     return sealed

@@ -74,7 +74,7 @@ class Summary(Struct, frozen=True, rename={"from_": "from"}):
     kind: Kind
     message_id: str | None
     in_reply_to: str | None
-    subject: str
+    subject: str | None
     from_: Address | None
     to: list[Address]
     cc: list[Address]

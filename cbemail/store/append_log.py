@@ -16,6 +16,7 @@ class AppendLog:
     Args:
         full: makes the error for an entry there was no room for.
         fail: makes the error for one that may or may not be on disk, and for all after it.
+        closed: makes the error for one that comes too late.
     """
 
     def __init__(
@@ -25,11 +26,14 @@ class AppendLog:
         *,
         full: Callable[[], Overloaded],
         fail: Callable[[OSError], Overloaded],
+        closed: Callable[[], Overloaded],
     ) -> None:
         self._file = file
         self._loop = loop
         self._full = full
         self._fail = fail
+        self._closed = closed
+        self._is_closed = False
         self._failure: OSError | None = None
         self._thread = ThreadPoolExecutor(1, "cbemail-store-log")
 
@@ -41,13 +45,18 @@ class AppendLog:
         return await self._loop.run_in_executor(self._thread, self._file.entries, after)
 
     def append(self, entry: Entry) -> Future[None]:
+        if self._is_closed:
+            raise self._closed()
         return self._loop.run_in_executor(self._thread, self._append, entry)
 
     def clear(self) -> None:
-        self._thread.submit(self._clear)
+        if not self._is_closed:
+            self._thread.submit(self._clear)
 
-    def close(self) -> LogFile:
-        """Finish what was asked before, which may take a while, and leave the file to the caller."""
+    async def close(self) -> LogFile:
+        """Finish what was asked before, and leave the file to the caller."""
+        self._is_closed = True
+        await self._loop.run_in_executor(self._thread, lambda: None)  # the last that it is asked
         self._thread.shutdown()
         return self._file
 
@@ -65,5 +74,5 @@ class AppendLog:
             raise self._fail(exc) from exc
 
     def _clear(self) -> None:
-        with suppress(OSError):  # what is folded already does no harm
+        with suppress(OSError):  # a file that stays long does no harm
             self._file.clear()

@@ -32,7 +32,7 @@ class BatchRepository:
     A method that changes something returns when the change is on disk. Time is an argument. What belongs to a
     session goes with it. Every method raises `Overloaded` where the database is out of disk or has failed.
 
-    What becomes of a message is appended to a journal, which costs a third of changing its row, and is folded into
+    What becomes of a message is appended to a journal, which costs a tenth of changing its row, and is folded into
     the rows by the hundred (`EventJournal`). Nobody sees the difference: whoever asks for rows has the journal folded
     in first. One instance a database.
     """
@@ -144,7 +144,7 @@ class BatchRepository:
         return due
 
     async def record(self, events: Sequence[MessageEvent]) -> None:
-        """Append to the journal, in one transaction. Of one row the later event counts."""
+        """Append to the journal, all or none. Of one row the later event counts."""
         await self._journal.append(events)
 
     async def fold(self) -> None:

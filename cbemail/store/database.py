@@ -94,8 +94,8 @@ class Log(Protocol):
     def append(self, entry: Entry) -> "Future[None]":
         """Have an entry on disk, behind all others; the future is done when it is. It must not be cancelled.
 
-        It ends in `Overloaded` where there is no room for the entry, which is not there then, or where the database has
-        `failed`.
+        It ends in `Overloaded` where there is no room for the entry, which is not there then, or where the log cannot be
+        trusted any more, and the database has `failed`. One that is closed raises it at once.
         """
 
     def clear(self) -> None:

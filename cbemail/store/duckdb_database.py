@@ -31,6 +31,7 @@ from cbemail.store.database import (
 )
 from cbemail.store.duckdb_file import QUERIES, OpenFile, let_go_of_log, open_file
 from cbemail.store.group_commit import CommitStatistics, GroupCommit
+from cbemail.store.log_file import LogFile
 from cbemail.store.migrations import Migration, load_migrations
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class DuckDbDatabase:
         loop: AbstractEventLoop,
     ) -> None:
         self.failed = asyncio.Event()
-        self.log = AppendLog(file.log, loop, full=_no_room, fail=self._fail)
+        self.log = AppendLog(file.log, loop, full=_no_room, fail=self._fail, closed=_shutting_down)
         self._connection = connection = file.connection
         self._lock = file.lock
         self._loop = loop
@@ -131,14 +132,15 @@ class DuckDbDatabase:
             return
         self._closed = True
         await self._writes.drained()
-        await self._loop.run_in_executor(self._writer, self._close_file)
+        file = await self.log.close()
+        await self._loop.run_in_executor(self._writer, self._close_file, file)
         self._writer.shutdown()
 
     def _refuse_unless_open(self) -> None:
         if self._broken:
             raise _failure()
         if self._closed:
-            raise Overloaded("The service is shutting down.", retry_after=RETRY_AFTER)
+            raise _shutting_down()
 
     def _bind(self, query: str, values: Mapping[str, object]) -> _Bound:
         for value in values.values():
@@ -189,9 +191,8 @@ class DuckDbDatabase:
         self._connection.execute("commit")
         return results
 
-    def _close_file(self) -> None:
+    def _close_file(self, file: LogFile) -> None:
         self._readers.shutdown()
-        file = self.log.close()
         without_log = False
         # On a full or failing disk the log and the WAL stay, and are replayed at the next start.
         with suppress(duckdb.Error, OSError):
@@ -202,7 +203,8 @@ class DuckDbDatabase:
         self._connection.close()
         file.close()
         if without_log:
-            file.remove()
+            with suppress(OSError):  # it is empty, and in nobody's way
+                file.remove()
         os.close(self._lock)
 
     def _fail(self, error: Exception) -> Overloaded:
@@ -229,6 +231,10 @@ class DuckDbDatabase:
 
 def _no_room() -> Overloaded:
     return Overloaded("The store has no room left just now.", retry_after=RETRY_AFTER)
+
+
+def _shutting_down() -> Overloaded:
+    return Overloaded("The service is shutting down.", retry_after=RETRY_AFTER)
 
 
 def _failure() -> Overloaded:

@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from cbemail.store import files
 from cbemail.store.database import SQL, StoreUnusable, load_queries
-from cbemail.store.log_file import LogFile, refuse_strange
+from cbemail.store.log_file import LogFile, end_of, is_given_up, refuse_strange
 from cbemail.store.migrations import Migration, pending
 from cbemail.store.wal import is_damaged
 
@@ -66,32 +66,56 @@ def open_file(path: Path, migrations: Sequence[Migration]) -> OpenFile:
 
 def _open_claimed(path: Path, migrations: Sequence[Migration]) -> DuckDBPyConnection:
     if not path.exists():
-        if files.wal_of(path).exists():  # DuckDB would begin anew, and remove it as none of its own
-            raise StoreUnusable(
-                f"The store {path} is missing, but its write-ahead log is there: restore it."
-            )
+        files.refuse_missing(path)  # DuckDB would begin anew, and remove the WAL as none of its own
         _build(path, migrations)
     files.refuse_unfit(path)
     files.make_private(path)
     refuse_damaged_log(files.wal_of(path))
     version = read_version(path)
     if steps := pending(migrations, version):
-        files.copy(path, path.with_name(f"{path.name}.schema-{version}.backup"))
+        _back_up(path, version)
         _build(path, steps)
     return connect(path)
 
 
+def _back_up(path: Path, version: int) -> None:
+    """Keep the store as it was at a step of the schema, with the log that a crash has left."""
+    backup = path.with_name(f"{path.name}.schema-{version}.backup")
+    files.copy(path, backup)
+    if files.log_of(path).exists():
+        files.copy(files.log_of(path), files.log_of(backup))
+
+
 def _open_log(path: Path, connection: DuckDBPyConnection) -> LogFile:
-    """The log of the store, or a new one where it had been closed with none."""
+    """The log of the store, or a new one where it had been closed with none, or its own is given up."""
     log = files.log_of(path)
-    name, folded = connection.execute(QUERIES["find_log"]).fetchone() or (None, 0)
-    if name is not None:
-        return LogFile.open(log, name, folded=folded)
-    refuse_strange(log)
+    end = end_of_log(path, connection)
+    if end is not None:
+        return LogFile.open(log, end)
+    # Should a log that was given up come back, it is not taken for the new one.
+    connection.execute(QUERIES["forget_log"])
     name = secrets.token_hex(16)
     file = LogFile.create(log, name)
-    connection.execute(QUERIES["name_log"], {"name": name})
+    try:
+        connection.execute(QUERIES["name_log"], {"name": name})
+    except BaseException:
+        file.close()
+        raise
     return file
+
+
+def end_of_log(path: Path, connection: DuckDBPyConnection) -> int | None:
+    """Where the entries of the store's log end; None where it is to have a new one.
+
+    Raises:
+        StoreUnusable: in one sentence, why the service cannot start with the file that is there.
+    """
+    log = files.log_of(path)
+    name, folded = connection.execute(QUERIES["find_log"]).fetchone() or (None, 0)
+    if name is None:
+        refuse_strange(log)
+        return None
+    return None if is_given_up(log) else end_of(log, name, folded=folded)
 
 
 def let_go_of_log(log: LogFile, connection: DuckDBPyConnection) -> bool:

@@ -73,10 +73,13 @@ class EventJournal:
     async def _fold(self, statements: Sequence[Statement]) -> list[list[Row]]:
         async with self._folding:
             await self._know()
-            results = await self._fold_in(statements)
-            if self._database.log.octets > self._largest_log:
-                await self._empty()
-            return results
+            if self._database.log.octets <= self._largest_log:
+                return await self._fold_in(statements)
+            self._open.clear()  # so that it is emptied
+            try:
+                return await self._fold_in(statements)
+            finally:
+                self._open.set()
 
     async def _fold_in(self, statements: Sequence[Statement]) -> list[list[Row]]:
         """What is on disk; what was asked for before is waited for."""
@@ -94,14 +97,6 @@ class EventJournal:
         if not self._waiting and not self._under_way:
             self._database.log.clear()
         return done[len(folded) :]
-
-    async def _empty(self) -> None:
-        """Fold in all that there is, while nothing more may come."""
-        self._open.clear()
-        try:
-            await self._fold_in(())
-        finally:
-            self._open.set()
 
     async def _know(self) -> None:
         """Read what a process before has left."""

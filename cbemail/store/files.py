@@ -18,8 +18,11 @@ def wal_of(path: Path) -> Path:
 
 
 def log_of(path: Path) -> Path:
-    """What is not folded into the rows of the store yet (`log_file`)."""
-    return path.with_name(path.name + ".log")
+    """What is not folded into the rows of the store yet (`log_file`).
+
+    Not ``.log``: files of that name are rotated, deleted, and left out of backups.
+    """
+    return path.with_name(path.name + ".events")
 
 
 def keep_private() -> None:
@@ -80,6 +83,19 @@ def claim(path: Path) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def refuse_missing(path: Path) -> None:
+    """Keep a new store from being made beside what is left of another.
+
+    Raises:
+        StoreUnusable: only ``path`` itself is missing.
+    """
+    for what, file in (("write-ahead log", wal_of(path)), ("log", log_of(path))):
+        if file.exists():
+            raise StoreUnusable(
+                f"The store {path} is missing, but its {what} is there: restore it, or remove {file} to begin anew."
+            )
 
 
 def refuse_unfit(path: Path) -> None:

@@ -3,8 +3,16 @@
 from pathlib import Path
 
 from cbemail.store import files
-from cbemail.store.duckdb_file import explained, read_version, refuse_damaged_log
+from cbemail.store.duckdb_file import (
+    connect,
+    end_of_log,
+    explained,
+    read_version,
+    refuse_damaged_log,
+)
 from cbemail.store.migrations import load_migrations, pending
+
+_EVENT_LOG = "event_log"  # the step of the schema that brings the log
 
 
 def missing_steps(path: Path) -> int:
@@ -14,7 +22,13 @@ def missing_steps(path: Path) -> int:
         StoreUnusable: in one sentence, why the service cannot start on this file.
     """
     with explained(path):
+        if not path.exists():
+            files.refuse_missing(path)
         files.refuse_unfit(path)
         refuse_damaged_log(files.wal_of(path))
         version = read_version(path, read_only=True)
-    return len(pending(load_migrations("duckdb"), version))
+        steps = pending(load_migrations("duckdb"), version)
+        if _EVENT_LOG not in {step.name for step in steps}:
+            with connect(path, read_only=True) as connection:
+                end_of_log(path, connection)
+    return len(steps)

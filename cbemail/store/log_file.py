@@ -5,8 +5,8 @@ the name of the store it belongs to; an entry is ``<mark> <length: u32> <sequenc
 endian, the checksum over sequence and payload.
 
 One entry is written at a time, and none before the last is on disk. So a crash can have cut short the last entry, of
-which nobody was told, and no other. Behind it are zeros: to sync what is written over them takes half the time of what
-makes a file longer.
+which nobody was told, and no other. Behind it is what there is to be written over, which takes half the time to sync of
+what makes a file longer: zeros, or entries that were let go of. These are known by their sequence, which never goes back.
 """
 
 import errno
@@ -43,7 +43,7 @@ class LogFile:
         self._path = path
         self._descriptor = descriptor
         self._end = end  # of the last whole entry
-        self._size = end  # of the file: zeros from there on
+        self._size = end  # of the file
 
     @classmethod
     def create(cls, path: Path, name: str) -> Self:
@@ -51,7 +51,7 @@ class LogFile:
         new = path.with_name(path.name + ".new")
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
         try:
-            os.pwrite(descriptor, f"cbemail log 1 {name}\n".encode(), 0)
+            _write(descriptor, f"cbemail log 1 {name}\n".encode(), 0)
             os.fsync(descriptor)
             new.replace(path)
             sync_folder(path.parent)
@@ -61,36 +61,14 @@ class LogFile:
         return cls(path, descriptor, _HEADER_OCTETS)
 
     @classmethod
-    def open(cls, path: Path, name: str, *, folded: int) -> Self:
-        """The log that the store knows by ``name``, and has all of up to the sequence ``folded``. An empty file in its
-        place is the operator's word that it is lost.
-
-        Raises:
-            StoreUnusable: in one sentence, why the service cannot start with this file.
-        """
-        data = path.read_bytes() if path.exists() else None
-        if data is None:
-            raise StoreUnusable(
-                f"The log {path}, which says what became of the latest messages, is missing: restore it, or put an "
-                "empty file in its place to go on without."
-            )
-        if not data:
-            return cls.create(path, name)
-        if _name_of(data) != name:
-            raise StoreUnusable(
-                f"The log {path} belongs to another store: restore the one of this."
-            )
-        end, last = _HEADER_OCTETS, folded
-        for entry in _entries(data):
-            end += _FRAME.size + len(entry.payload)
-            last = max(last, entry.sequence)
-        if _holds_entry(data, end, above=last):
-            raise StoreUnusable(
-                f"The log {path} is damaged: restore a backup of it and of the store, or put an empty file in its "
-                "place to go on without what became of the latest messages."
-            )
+    def open(cls, path: Path, end: int) -> Self:
+        """A log that has its last entry before ``end`` (`end_of`)."""
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        os.ftruncate(descriptor, end)
+        try:
+            os.ftruncate(descriptor, end)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(path, descriptor, end)
 
     @property
@@ -114,7 +92,7 @@ class LogFile:
         frame = _FRAME.pack(_MARK, len(entry.payload), entry.sequence, checksum) + entry.payload
         try:
             self._make_room(len(frame))
-            self._write(frame, self._end)
+            _write(self._descriptor, frame, self._end)
         except OSError as exc:
             with suppress(OSError):  # what was begun is written over
                 os.ftruncate(self._descriptor, self._end)
@@ -126,28 +104,23 @@ class LogFile:
         self._end += len(frame)
 
     def _make_room(self, octets: int) -> None:
-        """Have zeros where so many octets go; as far as there is room, which the entry may find all the same."""
+        """Have something to write so many octets over; as far as there is room, which they may find all the same."""
         if self._end + octets > self._size:
             with suppress(OSError):
-                self._write(bytes(max(octets, _GROWTH)), self._end)
+                _write(self._descriptor, bytes(max(octets, _GROWTH)), self._end)
                 self._size = self._end + max(octets, _GROWTH)
 
-    def _write(self, data: bytes, offset: int) -> None:
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self._descriptor, data[written:], offset + written)
-
     def clear(self) -> None:
-        """Let go of all entries. A crash may bring them back, until the next append."""
-        if self._end > _LONGEST_KEPT:
-            os.ftruncate(self._descriptor, _HEADER_OCTETS)
-            self._size = _HEADER_OCTETS
-        else:
-            self._write(bytes(self.octets), _HEADER_OCTETS)
+        """Let go of all entries. A crash may bring them back, or some."""
         self._end = _HEADER_OCTETS
+        if self._size > _LONGEST_KEPT:
+            os.ftruncate(self._descriptor, self._end)
+            self._size = self._end
 
     def sync(self) -> None:
         """Have on disk what there is, and that there is no more."""
+        os.ftruncate(self._descriptor, self._end)
+        self._size = self._end
         os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -159,17 +132,57 @@ class LogFile:
         sync_folder(self._path.parent)
 
 
+def end_of(path: Path, name: str, *, folded: int) -> int:
+    """Where the entries end of the log that the store knows by ``name``, and has all of up to the sequence ``folded``.
+    Where it has all, they are let go of.
+
+    Raises:
+        StoreUnusable: in one sentence, why the service cannot start with this file.
+    """
+    if not path.exists():
+        raise _lost(path, "is missing")
+    data = path.read_bytes()
+    if _name_of(data) != name:
+        raise _lost(path, "is not the one of this store")
+    end, last = _HEADER_OCTETS, folded
+    for entry in _entries(data):
+        end += _FRAME.size + len(entry.payload)
+        last = max(last, entry.sequence)
+    if _holds_entry(data, end, above=last):
+        raise _lost(path, "is damaged")
+    return end if last > folded else _HEADER_OCTETS
+
+
+def is_given_up(path: Path) -> bool:
+    """Whether there is an empty file, which no crash leaves: the operator's word to go on without the log."""
+    return path.exists() and path.stat().st_size == 0
+
+
 def refuse_strange(path: Path) -> None:
     """A store that knows of no log may find the beginning of one, from a start or an end that was cut short.
 
     Raises:
-        StoreUnusable: it finds entries, of messages that it knows nothing of.
+        StoreUnusable: it finds entries, of messages that it knows nothing of, or no log at all.
     """
     data = path.read_bytes() if path.exists() else b""
-    if _holds_entry(data, 0, above=0):
+    if data and (_name_of(data) is None or _holds_entry(data, _HEADER_OCTETS, above=0)):
         raise StoreUnusable(
-            f"The log {path} belongs to another store: restore that store, or move the log away."
+            f"The file {path} is not a log of this store: restore the store that it belongs to, or move it away."
         )
+
+
+def _lost(path: Path, why: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"The log {path}, which says what became of the latest messages, {why}: restore it and the store as they were "
+        "together, or put an empty file in its place to go on without it, which may send some of them twice."
+    )
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    """All of it: a disk that is nearly full takes a part, and refuses the rest."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:], offset + written)
 
 
 def _name_of(data: bytes) -> str | None:

@@ -103,6 +103,7 @@ class CannedFolder:
 
     attributes: tuple[str, ...] = ()
     uid_validity: int = 1
+    kept_flags: str = ""  # for good; empty: all of them
     uid_next: int = 1
     messages: list[CannedMessage] = field(default_factory=list)
 

@@ -177,11 +177,12 @@ class ImapSession:
         if "\\Noselect" in folder.attributes:
             raise Refused("[CANNOT] holds no messages")
         self._selected, self._told = folder, list(folder.messages)
+        kept = folder.kept_flags or _SYSTEM_FLAGS + " \\*"
         lines = [
             f"* FLAGS ({_SYSTEM_FLAGS})",
             f"* {len(folder.messages)} EXISTS",
             "* 0 RECENT",
-            f"* OK [PERMANENTFLAGS ({_SYSTEM_FLAGS} \\*)] kept",
+            f"* OK [PERMANENTFLAGS ({kept})] kept",
             f"* OK [UIDVALIDITY {folder.uid_validity}] valid",
             f"* OK [UIDNEXT {folder.uid_next}] predicted",
         ]

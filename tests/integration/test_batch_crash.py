@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cbemail.store.files import log_of
 from tests.fakes.smtp_sink import SmtpSink
 from tests.integration import merges
 from tests.integration.conftest import Mailbox, credentials, logged_in
@@ -95,7 +96,7 @@ async def test_a_batch_acknowledged_is_there_after_a_kill_and_its_key_replays(
 
 
 async def test_a_stop_ends_in_time_leaves_nothing_uncertain_and_the_rest_is_sent_afterwards(
-    service: ServiceProcess, dovecot: Dovecot, tmp_path: Path
+    service: ServiceProcess, environ: dict[str, str], dovecot: Dovecot, tmp_path: Path
 ) -> None:
     with SmtpSink(tmp_path) as sink, service:
         async with logged_in(service.url, plaintext(dovecot, sink)) as mailbox:
@@ -104,6 +105,7 @@ async def test_a_stop_ends_in_time_leaves_nothing_uncertain_and_the_rest_is_sent
             began = time.monotonic()
             status = service.stop()
             took = time.monotonic() - began
+            alone = not log_of(Path(environ["DB_PATH"])).exists()
             with pytest.raises(httpx.TransportError):
                 await mailbox.get(merges.BATCHES)
             service.start()
@@ -113,5 +115,6 @@ async def test_a_stop_ends_in_time_leaves_nothing_uncertain_and_the_rest_is_sent
         states = merges.balance(rows, sink.messages(), [f"r{i}@example.org" for i in range(3000)])
     assert status == 0
     assert took < 10
+    assert alone, "the store is not whole without its log"
     assert states == {"sent": 3000}
     assert done["counts"]["uncertain"] == 0

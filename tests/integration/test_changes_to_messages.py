@@ -148,7 +148,7 @@ async def test_a_flag_the_folder_cannot_keep_is_refused(
     imap_server: ScriptedImap, base_url: str, smtp_server: ScriptedSmtp
 ) -> None:
     imap_server.folders["INBOX"].add(letter("one"))
-    imap_server.on("SELECT", (b"* OK [PERMANENTFLAGS (\\Seen \\Deleted)] some\r\n", NORMAL))
+    imap_server.folders["INBOX"].kept_flags = "\\Seen \\Deleted"
     async with open_scripted(imap_server, base_url, smtp_server) as mailbox:
         kept = await mailbox.post(f"{MESSAGES}/1/mark", {"read": True})
         lost = await mailbox.post(f"{MESSAGES}/1/mark", {"add_flags": ["$Work"]})

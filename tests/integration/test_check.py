@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cbemail.__main__ import main
 from cbemail.settings import Settings
 from cbemail.store.duckdb_database import DuckDbDatabase
+from cbemail.store.files import log_of
 from tests.integration.servers import free_port
 from tests.integration.service import ServiceProcess
 from tests.unit.store.test_opening import contents, make_and_crash
@@ -244,7 +245,40 @@ def test_looking_at_a_store_that_was_killed_changes_nothing_in_it(
 
     assert told == (0, [])
     assert contents(store) == before
-    assert len(before) == 2
+    assert len(before) == 3
+
+
+def test_a_store_without_its_log_is_wrong_as_it_is_for_the_start(
+    checked: Check, store: Path
+) -> None:
+    with duckdb.connect(store) as connection:
+        connection.execute("update event_log set name = 'f00'")
+
+    status, lines = checked()
+
+    assert status == 2
+    assert lines[0].startswith(f"wrong   store: The log {store.relative_to(Path.cwd())}.events, ")
+    assert "is missing: restore it" in lines[0]
+
+
+def test_a_log_without_its_store_is_wrong(checked: Check, store: Path) -> None:
+    store.rename(store.with_name("store.duckdb.events"))
+
+    status, lines = checked()
+
+    assert status == 2
+    assert "is missing, but its log is there" in lines[0]
+
+
+def test_a_log_that_others_can_read_is_told(checked: Check, here: Path) -> None:
+    store = here / "db" / "store.duckdb"
+    make_and_crash(store, number=0)
+    log_of(store).chmod(0o644)
+
+    assert checked() == (
+        1,
+        [f"warning folder: {store}.events can be read by other users: chmod 600 it."],
+    )
 
 
 def test_a_running_service_is_told_and_is_not_wrong(

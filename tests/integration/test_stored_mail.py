@@ -26,6 +26,13 @@ LETTER = letter(
     **{"Content-Type": "multipart/mixed; boundary=x", "Date": "Mon, 2 Mar 2026 10:00:00 +0100"},
 )
 
+ODD = [
+    b"\r\n",
+    b'From: "\xff" <a@b>\r\nSubject: =?utf-8?q?=FF?= \xff\r\nMessage-ID: \xff\r\n\r\n\xff\x00',
+    letter("far", Date="Fri, 31 Dec 9999 23:59:59 -1200"),
+    letter("half =?utf-16-be?b?2AA=?=", **{"Content-Type": "text/plain; charset=utf-7"}),
+]
+
 
 @pytest.fixture
 def environ(tmp_path: Path, dovecot: Dovecot) -> dict[str, str]:
@@ -140,6 +147,20 @@ async def test_after_a_restart_a_message_is_read_without_fetching_its_body(
         assert fetched(box) == []
     assert after == marked(before)
     assert "Hello Ann" in after["text"].replace("*", "")
+
+
+async def test_after_a_restart_mail_that_says_little_of_itself_or_nonsense_is_known_as_well(
+    dovecot: Dovecot, environ: dict[str, str], smtp_server: ScriptedSmtp
+) -> None:
+    async with first_run(dovecot, environ, smtp_server) as box:
+        uids = box.append(*ODD)
+        before = [await box.page(), *[good(await box.get(f"{MESSAGES}/{uid}")) for uid in uids]]
+
+    async with next_run(box, environ):
+        after = [await box.page(), *[good(await box.get(f"{MESSAGES}/{uid}")) for uid in uids]]
+
+        assert fetched(box) == []
+    assert after == before
 
 
 async def test_a_message_that_went_while_the_service_was_down_is_not_found(

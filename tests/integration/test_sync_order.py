@@ -1,4 +1,4 @@
-"""A 202 is a promise: what it stands for is on disk by then. threats.md F-26, by the calls to the kernel."""
+"""What is said is on disk by then: a 202, to a client, and a message, to a mail server. By the calls to the kernel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cbemail.store.files import log_of
 from tests.certificates import Certificates
 from tests.fakes.scripted_imap import ScriptedImap
 from tests.fakes.scripted_smtp import ScriptedSmtp
@@ -18,6 +19,7 @@ from tests.integration.conftest import environment, logged_in
 from tests.integration.scripted import scripted_credentials
 from tests.integration.service import ServiceProcess
 from tests.integration.system_calls import events, traced
+from tests.integration.test_queued_sends import queued, until
 
 TIMES = 100
 # In a month: so that nothing is written but what a request is about.
@@ -65,3 +67,31 @@ async def test_nothing_is_acknowledged_before_all_that_is_written_for_it_is_sync
     for exchange in found:
         assert "written" in exchange
         assert exchange[-2:] == ["synced", "answered"], exchange  # and nothing was written later
+
+
+async def test_no_message_begins_to_go_before_it_is_on_disk_that_it_may_have_gone(
+    tmp_path: Path,
+    certificates: Certificates,
+    imap_server: ScriptedImap,
+    smtp_server: ScriptedSmtp,
+) -> None:
+    """One message after the other, so that no sync is of another's. A hundred times of a hundred."""
+    environ = environment(tmp_path, certificates.ca_file)
+    log = tmp_path / "calls.log"
+    account = scripted_credentials(imap_server, smtp_server)
+    account["smtp"]["security"] = "none"  # or the calls would show nothing but noise
+
+    with ServiceProcess(tmp_path, environ, behind=traced(log)) as service:
+        async with logged_in(service.url, account) as mailbox:
+            for _ in range(TIMES):
+                answer = await queued(mailbox, {"to": "x@example.org", "body": "b"})
+                await until(mailbox, answer.json(), "sent")
+            await mailbox.get("/healthz")  # once this is answered, the log tells of all before it
+        calls = list(events(log, log_of(Path(environ["DB_PATH"])), "From: ", "250 2.0.0"))
+
+    found = list(exchanges(calls))
+    assert len(found) == TIMES
+    assert calls[: calls.index("asked")][-2:] == ["written", "synced"]
+    for exchange in found[:-1]:  # what became of the one, and that the next may go
+        assert exchange == ["asked", "answered", "written", "synced", "written", "synced"]
+    assert found[-1] == ["asked", "answered", "written", "synced"]

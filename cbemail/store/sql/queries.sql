@@ -256,7 +256,7 @@ select name, folded from event_log
 update event_log set name = $name
 
 -- forget_log --
-update event_log set name = null
+update event_log set name = null where name is not null
 
 -- note_folded --
 update event_log set folded = $sequence

@@ -211,7 +211,18 @@ async def test_an_answer_is_given_again_to_who_allows_its_age(
 
 
 @pytest.mark.parametrize(
-    "said", ["", "max-age=0", "no-cache", "s-maxage=60", "x-max-age=60", "max-age=-1", "max-age=x"]
+    "said",
+    [
+        "",
+        "max-age=0",
+        "no-cache",
+        "no-cache, max-age=60",
+        "max-age=60,No-Cache",
+        "s-maxage=60",
+        "x-max-age=60",
+        "max-age=-1",
+        "max-age=x",
+    ],
 )
 async def test_who_allows_no_age_is_given_nothing_from_memory(
     ask: Ask, answers: Answers, mailbox: Mailbox, said: str

@@ -33,6 +33,13 @@ def test_a_value_opens_in_the_place_it_was_sealed_for() -> None:
     assert CacheKey(key.secret).open(place, key.seal(place, b"packed")) == b"packed"
 
 
+def test_a_value_that_repeats_itself_is_sealed_in_few_octets() -> None:
+    key = CacheKey.new()
+    place = key.place(LETTERS, NAME)
+
+    assert len(key.seal(place, b"again and " * 1_000)) < 200
+
+
 def test_a_value_opens_nowhere_else_with_no_other_key_and_not_when_changed() -> None:
     key, other = CacheKey.new(), CacheKey.new()
     place, elsewhere = key.place(LETTERS, NAME), key.place(LETTERS, ("INBOX", 1, 8))
@@ -58,7 +65,7 @@ def test_each_name_session_and_shape_has_a_place_of_its_own() -> None:
     assert key.place(Shape("letter", Letter), NAME) in places
 
 
-@pytest.mark.parametrize("packed", [b"", b"no zlib", LETTERS.pack(Letter("x"))[:-3]])
+@pytest.mark.parametrize("packed", [b"", b"no value", LETTERS.pack(Letter("x"))[:-3]])
 def test_what_was_not_packed_cannot_be_read(packed: bytes) -> None:
     with pytest.raises(CacheKeyError):
         LETTERS.unpack(packed)

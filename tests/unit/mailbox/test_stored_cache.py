@@ -53,7 +53,7 @@ class House:
         await self.database.close()
 
     def put(self, name: Name, text: str = CANARY, session_id: SessionId = JOE) -> None:
-        self.cache.put(session_id, LETTERS, name, Letter(text), 100)
+        self.cache.put(session_id, LETTERS, name, LETTERS.pack(Letter(text)))
 
     async def texts(self, *names: Name, session_id: SessionId = JOE) -> dict[Name, str]:
         found = await self.cache.find(session_id, LETTERS, names)
@@ -204,8 +204,9 @@ async def test_under_another_secret_key_nothing_is_there_and_more_can_be_kept(
 
 
 async def test_a_value_that_cannot_be_written_keeps_no_other_from_it(house: House) -> None:
-    house.put(ONE, "half a character: \ud800")
-    house.put(TWO)
+    cache = Cache(LETTERS, MB, overhead=100, behind=house.cache)
+    cache.put(JOE, ONE, Letter("half a character: \ud800"))
+    cache.put(JOE, TWO, Letter(CANARY))
 
     await house.cache.flush()
 
@@ -280,14 +281,26 @@ async def test_what_a_process_that_died_left_of_ended_sessions_is_deleted(
 
 
 async def test_what_waits_to_be_written_is_bounded(house: House) -> None:
+    length = QUEUE_OCTETS // 4 - 100
     for uid in range(6):
-        house.cache.put(JOE, LETTERS, ("INBOX", uid), Letter(str(uid)), QUEUE_OCTETS // 4)
-    house.cache.put(JOE, LETTERS, ("INBOX", 0), Letter("again"), QUEUE_OCTETS // 4)
+        house.put(("INBOX", uid), str(uid) * length)
+    house.put(("INBOX", 0), "a" * length)
 
     await house.cache.flush()
 
     found = await house.texts(*(("INBOX", uid) for uid in range(6)))
-    assert found == {("INBOX", 0): "again"} | {("INBOX", uid): str(uid) for uid in (1, 2, 3)}
+    assert {uid: text[0] for (_, uid), text in found.items()} == {0: "a", 1: "1", 2: "2", 3: "3"}
+
+
+async def test_what_was_read_from_disk_counts_in_memory_as_what_it_is(house: House) -> None:
+    """Not as what it was compressed to: a sender can make that a thousandth."""
+    house.put(ONE, "x" * MB)
+    await house.cache.flush()
+    cache = Cache(LETTERS, 2 * MB, overhead=100, behind=house.cache)
+
+    await cache.recall(JOE, [ONE])
+
+    assert cache.memory.octets > MB
 
 
 async def test_what_nobody_used_for_long_is_deleted_and_what_is_used_stays(house: House) -> None:
@@ -308,8 +321,8 @@ async def test_what_memory_answers_is_in_use_on_disk_too(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(LETTERS, MB, overhead=100, behind=house.cache)
-    cache.put(JOE, ONE, Letter(CANARY), 100)
-    cache.put(JOE, TWO, Letter(CANARY), 100)
+    cache.put(JOE, ONE, Letter(CANARY))
+    cache.put(JOE, TWO, Letter(CANARY))
     await house.cache.flush()
     house.now += KEPT - timedelta(hours=2)
     moment = asyncio.get_running_loop().time() + TOUCH_SECONDS + 1

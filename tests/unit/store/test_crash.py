@@ -11,8 +11,11 @@ from pathlib import Path
 
 import duckdb
 
+from cbemail.store.batches import BatchRepository
 from cbemail.store.duckdb_database import DuckDbDatabase
-from tests.unit.store import crashing_writer
+from cbemail.store.repository import Repository
+from tests.contract.test_batches import add_batch
+from tests.unit.store import crashing_journal, crashing_writer
 
 KILLS = 10
 
@@ -89,3 +92,49 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_half_done_when_killed(tmp_p
     halves = {key for key, known in facts.items() if ("settled" in known) != ("answered" in known)}
     assert lost == set()
     assert halves == set()
+
+
+# ---- what becomes of messages
+
+
+async def with_a_batch(path: Path) -> int:
+    database = await DuckDbDatabase.open(path)
+    await crashing_writer.add_session(Repository(database))
+    batch = await add_batch(BatchRepository(database), crashing_journal.ROWS)
+    await database.close()
+    return batch
+
+
+def killed_while_folding(path: Path, batch: int, *, after: int) -> dict[int, int]:
+    """How many attempts of each row the process was told are on disk, killed at some moment after so many answers."""
+    command = [sys.executable, "-m", crashing_journal.__name__, str(path), str(batch)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as appending:
+        assert appending.stdout is not None
+        first = [appending.stdout.readline() for _ in range(after)]
+        appending.kill()
+        told = list(answers([*first, *appending.stdout]))
+    return {int(row): int(attempts) for row, attempts in told}
+
+
+async def attempts_of(path: Path, batch: int) -> dict[int, int]:
+    """How many attempts are remembered of each row, after a start as the service makes it."""
+    database = await DuckDbDatabase.open(path)
+    rows = await BatchRepository(database).messages(batch, state=None, after=None, limit=100)
+    await database.close()
+    return {row.row: row.attempts for row in rows}
+
+
+def test_no_event_that_was_acknowledged_is_lost_however_often_the_log_was_emptied_when_killed(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "store.duckdb"
+    batch = asyncio.run(with_a_batch(path))
+    chance = random.Random()
+
+    for _ in range(KILLS // 2):
+        told = killed_while_folding(path, batch, after=chance.randrange(50, 600))
+        crashed = path.with_name("store.duckdb.events").exists()
+        known = asyncio.run(attempts_of(path, batch))
+
+        assert crashed
+        assert all(told[row] <= known[row] <= told[row] + 1 for row in told), (told, known)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
+import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ from cbemail.store.batches import BatchRepository
 from cbemail.store.database import Database, Row, StatementFailed
 from cbemail.store.duckdb_database import DuckDbDatabase
 from cbemail.store.event_journal import EventJournal
+from cbemail.store.files import log_of
 from cbemail.store.records import SendState
 from cbemail.store.repository import Repository
 from tests.contract.test_batches import (
@@ -219,6 +222,116 @@ async def test_of_many_folds_at_once_no_older_one_comes_after_a_newer_one(
     first, second, *_ = await rows(database, batch)
     assert (first["state"], first["attempts"]) == ("sending", 39)
     assert second["next_attempt_at"] == NOW + 39 * MINUTE
+
+
+async def test_where_events_never_cease_the_log_is_emptied_all_the_same_and_nothing_is_lost(
+    database: DuckDbDatabase, batch: int
+) -> None:
+    [event] = [intent(batch, 0, 100)]
+    octets = 20 + len(msgspec.msgpack.encode([event]))
+    journal = EventJournal(database, largest_log=50 * octets)
+    sizes = []
+
+    async def appending(number: int) -> None:
+        for attempt in range(1, 201):
+            await journal.append([intent(batch, number, attempt)])
+
+    async def folding(appends: "asyncio.Future[list[None]]") -> None:
+        while not appends.done():
+            await journal.fold()
+            sizes.append(database.log.octets)
+
+    await folding(asyncio.gather(*(appending(number) for number in range(5))))
+    await journal.fold()
+
+    assert max(sizes) < 500 * octets, "it was never emptied"
+    assert [each["attempts"] for each in await rows(database, batch)] == [200] * 5
+    assert await groups_on_disk(database) == 0
+
+
+async def test_where_a_log_that_is_to_be_emptied_cannot_be_folded_it_goes_on_to_take_events(
+    database: DuckDbDatabase, batch: int
+) -> None:
+    journal = EventJournal(database, largest_log=0)
+    await journal.append([intent(batch, 0)])
+
+    with pytest.raises(StatementFailed):
+        await journal.fold(("add_schema_version", {"version": 1, "name": "there is one"}))
+    await asyncio.wait_for(journal.append([sent(batch, 0)]), timeout=5)
+    await journal.fold()
+
+    assert (await states(database, batch))[0] == "sent"
+
+
+async def test_once_all_is_folded_a_store_that_is_closed_has_no_log(path: Path) -> None:
+    database = await DuckDbDatabase.open(path)
+    await Repository(database).add_session(session(), token(b"first"))
+    batch = await add_batch(BatchRepository(database), 1)
+    journal = EventJournal(database)
+    await journal.append([intent(batch, 0)])
+    await journal.append([sent(batch, 0)])
+    await journal.fold()
+
+    await database.close()
+
+    assert not log_of(path).exists()
+    again = await DuckDbDatabase.open(path)
+    assert await states(again, batch) == ["sent"]
+    await again.close()
+
+
+# ---- what an earlier version has left
+
+
+@pytest.fixture
+async def upgraded(path: Path) -> Path:
+    """A store whose journal an earlier version kept in a table: row 1 was sent, row 0 was being sent when it died."""
+    database = await DuckDbDatabase.open(path)
+    await Repository(database).add_session(session(), token(b"first"))
+    batch = await add_batch(BatchRepository(database), 3)
+    await database.close()
+    groups = [[intent(batch, 0), intent(batch, 1)], [sent(batch, 1)]]
+    with duckdb.connect(path) as connection:
+        for number, group in enumerate(groups, 7):
+            connection.execute(
+                "insert into batch_event values ($number, $events)",
+                {"number": number, "events": msgspec.msgpack.encode(group)},
+            )
+    return path
+
+
+async def test_what_an_earlier_version_has_left_comes_first_and_is_gone_after_the_fold(
+    upgraded: Path,
+) -> None:
+    database = await DuckDbDatabase.open(upgraded)
+    journal = EventJournal(database)
+    [waiting] = await BatchRepository(database).load_unfinished()
+
+    await journal.append([sent(waiting.number, 0)])
+    left = await database.fetch("load_earlier_events")
+    [entry] = await not_folded(database)
+    await journal.fold()
+
+    assert [group["sequence"] for group in left] == [7, 8]
+    assert entry.sequence == 9
+    assert await states(database, waiting.number) == ["sent", "sent", "queued"]
+    assert await database.fetch("load_earlier_events") == []
+    await database.close()
+
+
+async def test_a_crash_before_the_first_fold_leaves_what_an_earlier_version_has_left(
+    upgraded: Path,
+) -> None:
+    first = await DuckDbDatabase.open(upgraded)
+    [waiting] = await BatchRepository(first).load_unfinished()
+    await EventJournal(first).append([sent(waiting.number, 0)])
+    await first.close()
+
+    second = await DuckDbDatabase.open(upgraded)
+    await EventJournal(second).fold()
+
+    assert await states(second, waiting.number) == ["sent", "sent", "queued"]
+    await second.close()
 
 
 # ---- broken off

@@ -64,7 +64,30 @@ def make_and_crash(path: Path, *, number: int) -> None:
         "    os._exit(0)\n"
         "asyncio.run(main())\n"
     )
-    subprocess.run([sys.executable, "-c", script, path, str(number)], check=True, timeout=30)
+    run(script, path, str(number))
+
+
+def make_and_crash_with(path: Path, *payloads: bytes, folded: int = 0) -> None:
+    """Leave a store whose log has these entries, as a kill would, and which has all up to ``folded``."""
+    script = (
+        "import asyncio, os, sys, pathlib\n"
+        "from cbemail.store.database import Entry\n"
+        "from cbemail.store.duckdb_database import DuckDbDatabase\n"
+        "from tests.unit.store.steps import FIRST\n"
+        "async def main():\n"
+        "    database = await DuckDbDatabase.open(pathlib.Path(sys.argv[1]), migrations=FIRST)\n"
+        "    for number, payload in enumerate(sys.argv[3:], 1):\n"
+        "        await database.log.append(Entry(number, os.fsencode(payload)))\n"
+        "    await database.execute('note_folded', sequence=int(sys.argv[2]))\n"
+        "    os._exit(0)\n"
+        "asyncio.run(main())\n"
+    )
+    run(script, path, str(folded), *payloads)
+
+
+def run(script: str, *arguments: str | bytes | Path) -> None:
+    command = [sys.executable, "-c", script, *arguments]
+    subprocess.run(command, check=True, timeout=30, cwd=Path(__file__).parents[3])
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
@@ -74,6 +97,22 @@ def query(path: Path, sql: str) -> list[tuple[object, ...]]:
 
 def wal(path: Path) -> Path:
     return path.with_name(path.name + ".wal")
+
+
+def log(path: Path) -> Path:
+    return path.with_name(path.name + ".events")
+
+
+def entries(path: Path) -> list[bytes]:
+    """What a start finds in the log."""
+
+    async def found() -> list[bytes]:
+        database = await DuckDbDatabase.open(path, migrations=FIRST)
+        read = await database.log.entries(0)
+        await database.close()
+        return [entry.payload for entry in read]
+
+    return asyncio.run(found())
 
 
 def mode(path: Path) -> int:
@@ -108,7 +147,7 @@ def test_a_new_store_is_readable_by_its_owner_alone(path: Path, runner: asyncio.
     assert {file.name: mode(file) for file in path.parent.iterdir()} == {
         "store.duckdb": 0o600,
         "store.duckdb.lock": 0o600,
-        "store.duckdb.log": 0o600,
+        "store.duckdb.events": 0o600,
         "store.duckdb.wal": 0o600,
     }
     runner.run(database.close())
@@ -118,11 +157,13 @@ def test_a_store_that_others_could_read_is_made_private(path: Path) -> None:
     make_and_crash(path, number=0)
     path.chmod(0o644)
     wal(path).chmod(0o664)
+    log(path).chmod(0o640)
 
     files.make_private(path)
 
     assert mode(path) == 0o600
     assert mode(wal(path)) == 0o600
+    assert mode(log(path)) == 0o600
 
 
 def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
@@ -169,6 +210,17 @@ def test_a_store_is_backed_up_before_a_new_step_with_what_its_log_held(path: Pat
     assert mode(backup) == 0o600
     assert query(backup, "select version from schema_version order by 1") == [(0,), (1,)]
     assert query(path, "select version from schema_version order by 1") == [(0,), (1,), (2,)]
+
+
+def test_the_backup_has_the_log_that_a_crash_has_left(path: Path) -> None:
+    make_and_crash_with(path, b"a")
+    before = log(path).read_bytes()
+
+    make(path, [*FIRST, NEXT])
+
+    backup = path.with_name("store.duckdb.schema-1.backup")
+    assert log(backup).read_bytes() == before
+    assert entries(backup) == [b"a"]
 
 
 def test_without_a_new_step_there_is_no_backup(path: Path) -> None:
@@ -299,14 +351,21 @@ def test_a_log_without_its_store_is_refused(path: Path) -> None:
     path.unlink()
 
     assert "is missing, but its write-ahead log is there" in refusal(path)
+    wal(path).unlink()
+    assert "is missing, but its log is there" in refusal(path)
+    log(path).unlink()
+    make(path)
 
 
-def test_a_damaged_log_is_refused_and_kept(path: Path) -> None:
+def test_a_damaged_write_ahead_log_is_refused_and_kept(path: Path) -> None:
     make_and_crash(path, number=0)
-    log = wal(path).read_bytes()
-    middle = len(log) // 2
+    whole = wal(path).read_bytes()
+    middle = len(whole) // 2
 
-    for damaged in (b"\xff" * 80 + log[80:], log[:middle] + os.urandom(8) + log[middle + 8 :]):
+    for damaged in (
+        b"\xff" * 80 + whole[80:],
+        whole[:middle] + os.urandom(8) + whole[middle + 8 :],
+    ):
         wal(path).write_bytes(damaged)
         assert "damaged" in refusal(path)
 
@@ -327,3 +386,120 @@ def test_a_refused_store_opens_once_it_is_mended(path: Path) -> None:
     shutil.copy(path.with_name("copy"), path)
 
     make(path)
+
+
+# ---- the log
+
+
+@pytest.fixture
+def crashed(path: Path) -> Path:
+    """A store that was killed with two entries in its log, and nothing in its write-ahead log any more."""
+    make_and_crash_with(path, b"first", b"second")
+    query(path, "checkpoint")
+    return path
+
+
+def test_a_store_that_is_closed_is_one_file(path: Path) -> None:
+    for _ in range(2):
+        make(path)
+
+        assert list(contents(path)) == ["store.duckdb"]
+
+
+def test_what_a_crash_has_left_in_the_log_is_found_by_every_start_until_it_is_folded(
+    crashed: Path,
+) -> None:
+    assert entries(crashed) == [b"first", b"second"]
+    assert entries(crashed) == [b"first", b"second"]
+
+    query(crashed, "update event_log set folded = 2")
+
+    assert entries(crashed) == []
+    assert list(contents(crashed)) == ["store.duckdb"]
+
+
+def test_a_store_that_crashed_with_all_of_its_log_folded_is_one_file_again(path: Path) -> None:
+    make_and_crash_with(path, b"first", b"second", folded=2)
+
+    make(path)
+
+    assert list(contents(path)) == ["store.duckdb"]
+
+
+def test_a_store_without_its_log_is_refused_until_it_is_back(crashed: Path) -> None:
+    log(crashed).rename(crashed.with_name("elsewhere"))
+
+    said = refusal(crashed)
+
+    assert "which says what became of the latest messages, is missing: restore it" in said
+    crashed.with_name("elsewhere").rename(log(crashed))
+    assert entries(crashed) == [b"first", b"second"]
+
+
+def test_the_log_of_another_store_is_refused(crashed: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.duckdb"
+    make_and_crash_with(other, b"theirs")
+    shutil.copy(log(other), log(crashed))
+
+    assert "is not the one of this store" in refusal(crashed)
+
+
+def test_a_log_that_is_damaged_is_refused(crashed: Path) -> None:
+    log(crashed).write_bytes(log(crashed).read_bytes().replace(b"first", b"fiRst"))
+
+    assert "is damaged" in refusal(crashed)
+
+
+def test_an_empty_file_in_the_place_of_the_log_is_the_word_to_go_on_without(crashed: Path) -> None:
+    lost = log(crashed).read_bytes()
+    log(crashed).write_bytes(b"")
+
+    assert entries(crashed) == []
+    assert list(contents(crashed)) == ["store.duckdb"]
+    log(crashed).write_bytes(lost)
+    assert "is not a log of this store" in refusal(crashed)
+
+
+def test_a_log_that_was_given_up_is_not_taken_for_the_one_that_came_after_it(path: Path) -> None:
+    make_and_crash_with(path, b"lost", b"lost, too")
+    lost = log(path).read_bytes()
+    log(path).write_bytes(b"")
+    make_and_crash_with(path, b"new")
+    query(path, "checkpoint")
+
+    log(path).write_bytes(lost)
+
+    assert "is not the one of this store" in refusal(path)
+
+
+def test_a_store_that_was_closed_refuses_a_log_with_something_in_it(
+    crashed: Path, tmp_path: Path
+) -> None:
+    """A backup was restored, say, and what the store that it replaces has left is still there."""
+    backup = tmp_path / "backup.duckdb"
+    make(backup)
+    shutil.copy(backup, crashed)
+
+    assert "is not a log of this store: restore the store that it belongs to" in refusal(crashed)
+
+
+def test_a_file_that_is_no_log_is_left_alone(path: Path) -> None:
+    make(path)
+    log(path).write_text("2026-03-01 started\n")
+
+    assert "is not a log of this store" in refusal(path)
+
+
+@pytest.mark.parametrize("octets", [0, 47, 60])
+def test_a_log_that_was_just_begun_or_nearly_gone_is_in_nobodys_way(
+    path: Path, crashed: Path, octets: int
+) -> None:
+    """A crash between the steps of a start, or of a stop: the store has a name for no log."""
+    beginning = log(crashed).read_bytes()[:octets]
+    log(crashed).unlink()
+    query(path, "update event_log set name = null")
+    log(path).write_bytes(beginning)
+
+    make(path)
+
+    assert list(contents(path)) == ["store.duckdb"]
