@@ -5,7 +5,7 @@ The rows are on disk; here is what is asked for all the time. Counts change when
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from math import ceil
 
@@ -205,9 +205,16 @@ class _Throughput:
     def __init__(self) -> None:
         self._lately: deque[tuple[float, int]] = deque()  # from when on, and how many
         self._sum = 0
+        self._clock: Callable[[], float] | None = None
+
+    def _now(self) -> float:
+        """The loop's time. To ask which loop runs is a call of the system each time, and this is for every message."""
+        if self._clock is None:
+            self._clock = asyncio.get_running_loop().time
+        return self._clock()
 
     def add(self, number: int) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         self._sum += number
         if self._lately and now - self._lately[-1][0] < _STEP_SECONDS:
             since, so_far = self._lately[-1]
@@ -217,7 +224,7 @@ class _Throughput:
             self._lately.append((now, number))
 
     def per_second(self) -> float:
-        self._forget_old(asyncio.get_running_loop().time())
+        self._forget_old(self._now())
         return round(self._sum / _RATE_SECONDS, 1)
 
     def _forget_old(self, now: float) -> None:
