@@ -43,6 +43,23 @@ def json_response(
     return Response(_encode(content), status, headers, "application/json")
 
 
+class _Json(Response):
+    """A good answer of JSON, made in half the time: its headers are ours, and few."""
+
+    def __init__(self, body: bytes, headers: Mapping[str, str]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+            *(
+                (name.lower().encode("ascii"), value.encode("ascii"))
+                for name, value in headers.items()
+            ),
+        ]
+
+
 def no_content() -> Response:
     return Response(status_code=204)
 
@@ -219,4 +236,4 @@ def unless_known(
     known = header_of(request.scope, b"if-none-match")
     if known is not None and (known.strip() == "*" or tag in re.findall(r'"[^"]*"', known)):
         return Response(status_code=304, headers=headers)
-    return Response(body, 200, headers, "application/json")
+    return _Json(body, headers)

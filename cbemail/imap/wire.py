@@ -241,6 +241,8 @@ def _shown(argument: Argument) -> str:
 
 
 def _size(argument: Argument) -> int:
-    return sum(
-        len(atom.data) if isinstance(atom, Literal) else len(atom) for atom in _atoms(argument)
-    )
+    if isinstance(argument, bytes):
+        return len(argument)
+    if isinstance(argument, Literal):
+        return len(argument.data)
+    return len("()") + max(0, len(argument.items) - 1) + sum(map(_size, argument.items))
