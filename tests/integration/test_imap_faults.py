@@ -161,6 +161,13 @@ class Shared:
             for message in messages:
                 assert client.append(path, "", "", message)[0] == "OK"
 
+    def count(self, path: str) -> int:
+        """Messages, as the other client sees them."""
+        with self.other() as client:
+            status, [count] = client.select(path, readonly=True)
+        assert (status, count is None) == ("OK", False)
+        return int(count or 0)
+
     def run(self, *commands: tuple[str, ...]) -> None:
         with self.other() as client:
             for name, *arguments in commands:
@@ -229,7 +236,8 @@ async def test_a_folder_that_was_made_anew_under_us_shows_no_message_under_an_ol
 async def test_a_folder_that_was_made_anew_under_us_is_listed_as_it_is_now(
     shared: Shared, wanted: dict[str, str]
 ) -> None:
-    """At the second look at the latest: Cyrus may first say that all is gone, and leave it at that."""
+    """At the second look at the latest: Cyrus may first say that all is gone, and leave it at that. And Dovecot itself
+    may lose what is appended right after, where the clock strikes between deletion and creation: so it is asked."""
     box = await shared.make(letter("old"))
 
     shared.run(("delete", box), ("create", box))
@@ -237,7 +245,8 @@ async def test_a_folder_that_was_made_anew_under_us_is_listed_as_it_is_now(
 
     good(await shared.mailbox.get(MESSAGES, folder=box, **wanted))
     page = good(await shared.mailbox.get(MESSAGES, folder=box, **wanted))
-    assert [row["subject"] for row in page["messages"]] == ["new 2", "new 1"]
+    held = shared.count(box)
+    assert [row["subject"] for row in page["messages"]] == ["new 2", "new 1"][2 - held :]
 
 
 async def test_a_folder_that_the_server_has_lost_is_selected_again(
