@@ -9,9 +9,8 @@ from cbemail.ids import SessionId
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-ENDED_KEPT = (
-    1_000  # sessions that have ended; a read that was under way then takes a minute at most
-)
+# Sessions that have ended; a read that was under way then takes a minute at most.
+ENDED_KEPT = 1_000
 
 
 class SessionMemory(Generic[K, V]):
